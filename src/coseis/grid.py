@@ -1,0 +1,120 @@
+"""The output grid and what lies on it: areas in degrees go in, geoboxes, footprints and masks come out."""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
+
+from coseis.errors import UsageError
+from coseis.types import Scene
+
+DENSIFY_DEG = 0.01
+"""Edges given in degrees are cut to pieces this long before they are projected: they bend."""
+
+
+def output_geobox(aoi: dict[str, Any], *, resolution_m: float, crs: str | None = None) -> GeoBox:
+    """The output grid: the UTM zone of the AOI's centre, snapped to whole multiples of the pixel size.
+
+    Snapped so, Planet's own 3 m grids coincide with it and need no warp.
+
+    Args:
+        aoi: GeoJSON geometry, longitude and latitude.
+        resolution_m: Pixel size, metres.
+        crs: Use this projected CRS instead of the UTM zone.
+
+    Raises:
+        UsageError: the CRS is not projected in metres, or the grid would have more than 2^31 rows or columns.
+    """
+    area = Geometry(aoi, "EPSG:4326")
+    centre = area.centroid
+    target = CRS(crs) if crs else CRS.utm(centre.coords[0][0], centre.coords[0][1])
+    if not target.projected or target.units[0] not in ("metre", "m"):
+        raise UsageError(f"output CRS {crs} is not projected in metres; give a UTM zone, e.g. EPSG:32654")
+    area = area.to_crs(target, resolution=DENSIFY_DEG)
+    return GeoBox.from_bbox(area.boundingbox, crs=target, resolution=resolution_m, anchor="edge")
+
+
+def native_resolution_m(scenes: Sequence[Scene]) -> float:
+    """Pixel size of the best post scene that states one, metres.
+
+    Raises:
+        UsageError: none does.
+    """
+    for scene in sorted(scenes, key=lambda scene: scene.phase != "post"):
+        if scene.resolution_m:
+            return scene.resolution_m
+    raise UsageError("no scene states its resolution (gsd); give --resolution in metres")
+
+
+def crs_of(geobox: GeoBox) -> CRS:
+    """The CRS of a grid.
+
+    Raises:
+        UsageError: it has none, or none with an EPSG code.
+    """
+    if geobox.crs is None or geobox.crs.epsg is None:
+        raise UsageError("the output grid needs a CRS with an EPSG code, e.g. EPSG:32654")
+    return geobox.crs
+
+
+def epsg_of(geobox: GeoBox) -> int:
+    """EPSG code of a grid's CRS: the name of its group in the cube. Raises UsageError if it has none."""
+    return int(crs_of(geobox).epsg or 0)
+
+
+def scenes_touching(scenes: Sequence[Scene], geobox: GeoBox, window: Window) -> tuple[Scene, ...]:
+    """The scenes whose footprint's bounding box meets a window, in their order."""
+    x0, y0, x1, y1 = window_bounds(geobox, window)
+    touching = []
+    for scene in scenes:
+        west, south, east, north = footprint(scene.geometry, geobox).bounds
+        if west < x1 and x0 < east and south < y1 and y0 < north:
+            touching.append(scene)
+    return tuple(touching)
+
+
+def pixels_inside(geometry: dict[str, Any], geobox: GeoBox, window: Window) -> NDArray[np.bool_]:
+    """Which pixel centres lie in a geometry. A pure function of each pixel, whatever the window."""
+    shape = (window.height, window.width)
+    polygon = footprint(geometry, geobox)
+    window_box = shapely.box(*window_bounds(geobox, window))
+    if polygon.contains(window_box):
+        return np.ones(shape, bool)
+    if not polygon.intersects(window_box):
+        return np.zeros(shape, bool)
+    columns = np.arange(window.col_off, window.col_off + window.width) + 0.5
+    rows = np.arange(window.row_off, window.row_off + window.height) + 0.5
+    x = geobox.affine.c + columns * geobox.affine.a
+    y = geobox.affine.f + rows * geobox.affine.e
+    xx, yy = np.meshgrid(x, y)
+    return shapely.contains_xy(polygon, xx, yy)
+
+
+def footprint(geometry: dict[str, Any], geobox: GeoBox) -> BaseGeometry:
+    """A GeoJSON geometry in degrees as a prepared shapely geometry in the grid's CRS."""
+    return _projected(json.dumps(geometry), crs_of(geobox))
+
+
+def window_bounds(geobox: GeoBox, window: Window) -> tuple[float, float, float, float]:
+    """(left, bottom, right, top) of a window of the grid, in its CRS."""
+    left, top = geobox.affine @ (window.col_off, window.row_off)
+    right, bottom = geobox.affine @ (window.col_off + window.width, window.row_off + window.height)
+    return left, bottom, right, top
+
+
+@lru_cache(maxsize=4096)
+def _projected(geometry: str, crs: CRS) -> BaseGeometry:
+    polygon: shapely.Geometry = (
+        Geometry(json.loads(geometry), "EPSG:4326").to_crs(crs, resolution=DENSIFY_DEG).geom
+    )
+    shapely.prepare(polygon)
+    return polygon

@@ -1,0 +1,92 @@
+"""Small scenes for tests: GeoTIFFs with known pixels, and the Scene values that describe them."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.warp import transform_geom
+
+from coseis.event import Event, Found
+from coseis.types import BandSource, Scene
+
+BANDS = ("red", "green", "blue")
+EVENT_TIME = datetime(2018, 9, 5, 18, 8, tzinfo=UTC)
+UTM = "EPSG:32654"
+ORIGIN = (583200.0, 4737000.0)
+"""Upper left corner of the test grids, a whole multiple of 3 m."""
+
+
+def grid(height: int, width: int, *, resolution_m: float = 3.0) -> GeoBox:
+    affine = Affine(resolution_m, 0, ORIGIN[0], 0, -resolution_m, ORIGIN[1])
+    return GeoBox((height, width), affine, UTM)
+
+
+def texture(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """uint8 noise with structure at several scales, 1-255, so that 0 may mean nodata."""
+    rng = np.random.default_rng(seed)
+    out = np.zeros(shape)
+    for step in (1, 4, 16, 64):
+        coarse = rng.normal(size=(*shape[:-2], -(-shape[-2] // step), -(-shape[-1] // step)))
+        out += np.kron(coarse, np.ones((step, step)))[..., : shape[-2], : shape[-1]] * step**0.3
+    return np.clip(out * 20 + 110, 1, 255).astype(np.uint8)
+
+
+def write_scene(
+    path: Path,
+    pixels: np.ndarray,
+    affine: Affine,
+    *,
+    crs: str = UTM,
+    phase: str = "post",
+    index: int = 0,
+    nodata: float | None = 0,
+    cloud: float | None = 0.0,
+) -> Scene:
+    """Writes (band, y, x) pixels as a tiled GeoTIFF and returns its Scene; uint8 is display."""
+    profile = {
+        "driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype, "height": pixels.shape[1],
+        "width": pixels.shape[2], "crs": crs, "transform": affine, "nodata": nodata, "tiled": True,
+        "blockxsize": 256, "blockysize": 256, "compress": "deflate",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(pixels)
+        bounds = file.bounds
+    left, bottom, right, top = bounds
+    ring = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+    geometry = transform_geom(crs, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
+    display = pixels.dtype == np.uint8
+    sources = tuple(
+        BandSource(
+            band=band,
+            asset="visual",
+            href=str(path),
+            index=number,
+            nodata=nodata,
+            scale=1.0 if display else 1e-4,
+        )
+        for number, band in enumerate(BANDS, 1)
+    )
+    moment = EVENT_TIME.replace(month=8 if phase == "pre" else 10)
+    return Scene(
+        index=index, item_id=f"{phase}-{path.stem}", collection="test", phase=phase,
+        kind="display" if display else "reflectance", sources=sources, start=moment, end=moment,
+        cloud_cover=cloud, resolution_m=abs(affine.a) if crs == UTM else None, geometry=geometry,
+    )  # fmt: skip
+
+
+def area_of(geobox: GeoBox, *, inset_px: float = 0) -> dict:
+    """The grid's rectangle as a GeoJSON polygon in degrees."""
+    corners = [
+        (inset_px, inset_px), (inset_px, geobox.shape.y - inset_px),
+        (geobox.shape.x - inset_px, geobox.shape.y - inset_px), (geobox.shape.x - inset_px, inset_px),
+    ]  # fmt: skip
+    ring = [geobox.affine @ corner for corner in [*corners, corners[0]]]
+    return dict(transform_geom(UTM, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]}))
+
+
+def found_of(scenes: list[Scene], aoi: dict) -> Found:
+    numbered = tuple(scene.model_copy(update={"index": number}) for number, scene in enumerate(scenes))
+    return Found(event=Event(time=EVENT_TIME, aoi=aoi), scenes=numbered, coverage={}, searched="test scenes")

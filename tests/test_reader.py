@@ -1,0 +1,182 @@
+"""The reader against rasterio and NumPy: plain reads, block warps, masks, and errors that name the file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from coseis.errors import InputRefusedError
+from coseis.reader import BLOCK_PX, inspect_scene, read_scene
+from making import BANDS, ORIGIN, UTM, grid, texture, write_scene
+
+GRID = grid(700, 900)
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """A scene on the grid, 40 px inside it on the left and top, reaching beyond on the right."""
+    pixels = texture((3, 600, 1000))
+    pixels[:, :50, :70] = 0
+    path = tmp_path_factory.mktemp("aligned") / "a.tif"
+    affine = GRID.affine @ Affine.translation(40, 40)
+    return write_scene(path, pixels, affine), pixels
+
+
+@pytest.fixture(scope="module")
+def degrees(tmp_path_factory):
+    """A scene in degrees, so that every pixel must be warped."""
+    pixels = texture((3, 400, 500), seed=1)
+    pixels[:, 100:140, 200:260] = 0
+    west, south, east, north = rasterio.warp.transform_bounds(UTM, "EPSG:4326", *GRID.boundingbox)
+    affine = Affine((east - west) / 500, 0, west, 0, -(north - south) / 400, north)
+    path = tmp_path_factory.mktemp("degrees") / "d.tif"
+    return write_scene(path, pixels, affine, crs="EPSG:4326")
+
+
+def whole(scene, bands=BANDS):
+    return read_scene(scene, bands, GRID, Window(0, 0, 900, 700))
+
+
+def test_on_grid_scene_is_the_file(aligned):
+    scene, pixels = aligned
+    expected = np.full((3, 700, 900), np.nan, np.float32)
+    stored = pixels.astype(np.float32)
+    stored[:, (pixels == 0).all(axis=0)] = np.nan
+    expected[:, 40:640, 40:] = stored[:, :, :860]
+    np.testing.assert_array_equal(whole(scene), expected)
+
+
+def test_bands_come_in_the_order_asked(aligned):
+    scene, _ = aligned
+    np.testing.assert_array_equal(whole(scene, BANDS[::-1]), whole(scene)[::-1])
+
+
+@pytest.fixture(scope="module")
+def surroundings(aligned, degrees):
+    around = Window(-600, -600, 2200, 2000)
+    return [(scene, read_scene(scene, BANDS, GRID, around)) for scene in (aligned[0], degrees)]
+
+
+windows = st.tuples(st.integers(-600, 800), st.integers(-600, 600), st.integers(1, 700), st.integers(1, 700))
+
+
+@given(windows)
+@settings(max_examples=25)
+def test_any_window_is_cut_from_the_whole(surroundings, window):
+    """What a chunk reads must not depend on where the chunk lies: here for plain and for warped scenes."""
+    x0, y0, width, height = window
+    for scene, values in surroundings:
+        expected = values[:, y0 + 600 : y0 + 600 + height, x0 + 600 : x0 + 600 + width]
+        np.testing.assert_array_equal(read_scene(scene, BANDS, GRID, Window(x0, y0, width, height)), expected)
+
+
+def test_warped_block_is_close_to_gdals_own(degrees):
+    """Oracle: GDAL's WarpedVRT over exactly one block; ours differs only by its transformer's tolerance."""
+    with (
+        rasterio.open(degrees.sources[0].href) as file,
+        WarpedVRT(
+            file,
+            crs=UTM,
+            transform=GRID.affine,
+            width=BLOCK_PX,
+            height=BLOCK_PX,
+            resampling=rasterio.enums.Resampling.bilinear,
+        ) as vrt,
+    ):
+        oracle = vrt.read().astype(float)
+    ours = read_scene(degrees, BANDS, GRID, Window(0, 0, BLOCK_PX, BLOCK_PX))
+    both = np.isfinite(ours) & (oracle > 0)
+    assert both.mean() > 0.9
+    # GDAL rounds to uint8; texture steps of 100 a pixel times 0.01 px tolerance is one more.
+    assert np.abs(ours - oracle)[both].max() <= 2.0
+
+
+def test_missing_source_pixels_stay_missing(degrees):
+    values = whole(degrees)
+    hole = np.isnan(values[0]).mean()
+    assert pytest.approx(hole, rel=0.15) == 40 * 60 / (400 * 500)
+    assert np.isnan(values).all(axis=0).sum() == np.isnan(values).any(axis=0).sum()
+
+
+def test_one_dark_band_is_not_nodata(tmp_path):
+    pixels = texture((3, 64, 64))
+    pixels[2, 10, 10] = 0
+    values = whole(write_scene(tmp_path / "dark.tif", pixels, GRID.affine))
+    assert values[2, 10, 10] == 0
+
+
+def test_internal_mask_is_respected(tmp_path):
+    pixels = texture((3, 64, 64))
+    scene = write_scene(tmp_path / "masked.tif", pixels, GRID.affine, nodata=None)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "masked.tif", "r+") as file:
+        mask = np.full((64, 64), 255, np.uint8)
+        mask[20:30] = 0
+        file.write_mask(mask)
+    values = whole(scene)
+    assert np.isnan(values[:, 20:30, :64]).all()
+    assert np.isfinite(values[:, :20, :64]).all()
+
+
+def test_reflectance_is_scaled(tmp_path):
+    pixels = texture((3, 64, 64)).astype(np.uint16) * 20
+    values = whole(write_scene(tmp_path / "sr.tif", pixels, GRID.affine))
+    np.testing.assert_allclose(values[:, :64, :64], pixels * 1e-4, rtol=1e-6)
+
+
+def test_statistics_are_of_valid_pixels(aligned):
+    scene, pixels = aligned
+    measured = inspect_scene(scene, BANDS)
+    valid = pixels[0][(pixels > 0).any(axis=0)]
+    assert measured.statistics["red"].p50 == pytest.approx(np.median(valid), abs=2)
+    assert measured.resolution_m == 3.0
+
+
+def test_missing_file_names_item_asset_and_address(aligned, tmp_path):
+    scene, _ = aligned
+    gone = str(tmp_path / "gone.tif")
+    sources = tuple(source.model_copy(update={"href": gone}) for source in scene.sources)
+    with pytest.raises(InputRefusedError, match=r"item post-a, asset visual, .*gone\.tif cannot be read"):
+        whole(scene.model_copy(update={"sources": sources}))
+
+
+def test_truncated_file_is_an_error_not_a_hole(aligned, tmp_path):
+    scene, _ = aligned
+    path = tmp_path / "cut.tif"
+    content = Path(scene.sources[0].href).read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    sources = tuple(source.model_copy(update={"href": str(path)}) for source in scene.sources)
+    with pytest.raises(InputRefusedError, match=r"cut\.tif cannot be read"):
+        whole(scene.model_copy(update={"sources": sources}))
+
+
+def test_a_vrt_in_disguise_is_refused(aligned, tmp_path):
+    scene, _ = aligned
+    path = tmp_path / "sly.tif"
+    path.write_text(f"""<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="Byte" band="1">
+        <SimpleSource><SourceFilename>{scene.sources[0].href}</SourceFilename><SourceBand>1</SourceBand>
+        </SimpleSource></VRTRasterBand></VRTDataset>""")
+    sources = tuple(source.model_copy(update={"href": str(path)}) for source in scene.sources)
+    with pytest.raises(InputRefusedError, match="cannot be read"):
+        whole(scene.model_copy(update={"sources": sources}))
+
+
+def test_band_beyond_the_file_is_refused(aligned):
+    scene, _ = aligned
+    sources = tuple(source.model_copy(update={"index": 7}) for source in scene.sources)
+    with pytest.raises(InputRefusedError, match="has 3 bands, but its item puts red in band 7"):
+        inspect_scene(scene.model_copy(update={"sources": sources}), BANDS)
+
+
+def test_coarse_grid_reads_overviews_and_keeps_the_mean(aligned):
+    scene, pixels = aligned
+    coarse = grid(70, 90, resolution_m=30.0)
+    values = read_scene(scene, BANDS, coarse, Window(10, 10, 50, 40))
+    box = pixels[0, 60:460, 60:560].astype(float)
+    assert np.nanmean(values[0]) == pytest.approx(box.mean(), abs=2)
+    assert (coarse.affine.c, coarse.affine.f) == ORIGIN
