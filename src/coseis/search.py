@@ -1,0 +1,316 @@
+"""In: a catalog, an event, what the model reads. Out: scenes before and after, best first, or why none."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import shapely
+import shapely.geometry
+from pydantic import Field, model_validator
+from pyproj import Transformer
+from shapely.errors import GEOSException
+from shapely.geometry.base import BaseGeometry
+
+from coseis.addresses import (
+    AddressPolicy,
+    AddressRefusedError,
+    absolute_address,
+    check_address,
+    host_of,
+    public_form,
+)
+from coseis.assets import resolve_assets
+from coseis.catalogs import Content, Query, Record, catalog_address, read_catalog
+from coseis.errors import InputRefusedError, UsageError
+from coseis.event import Event, Found, Refused, to_geojson
+from coseis.types import PHASES, InputKind, Phase, Scene, Value
+
+CLOUD_STEP_PERCENT = 10
+"""Scenes whose cloud cover differs by less are ordered by time: the estimates are no better than that."""
+NAMED_ITEMS = 3
+"""Refused items that a message names; all are in Found.refused."""
+EQUAL_AREA = "EPSG:6933"
+"""Cylindrical, so that edges along meridians and parallels stay straight."""
+
+
+class SearchFilters(Value):
+    """Which of the items in the area and the dates are used."""
+
+    max_cloud: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Most cloud cover, percent; an item that states none passes."""
+    quality: tuple[str, ...] = ("standard",)
+    """Accepted values of `pl:quality_category`; an item that states none passes. Empty: any."""
+    include: tuple[str, ...] = ()
+    """Item ids used whatever their cloud cover and quality; one whose interval straddles the event counts
+    as post, for the slides that it shows may be of the event."""
+    exclude: tuple[str, ...] = ()
+    """Item ids never used."""
+    kinds: tuple[InputKind, ...] = ("display", "reflectance")
+    """Kinds of numbers that the model reads, the preferred one first."""
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> "SearchFilters":
+        both = sorted(set(self.include) & set(self.exclude))
+        if both:
+            raise UsageError(f"{', '.join(both)} cannot be included and excluded")
+        return self
+
+
+class _Candidate(NamedTuple):
+    """An item that lies in the area and the dates and passes the filters."""
+
+    record: Record
+    phase: Phase
+    start: datetime
+    end: datetime
+    footprint: BaseGeometry
+
+
+class _LeftOut(NamedTuple):
+    """An item that is not used."""
+
+    tally: str
+    """Class of the reason, for the count that a message gives."""
+    reason: str = ""
+    """The reason in full where the item is to be listed by name."""
+
+
+def search_items(
+    catalog: str,
+    event: Event,
+    *,
+    collections: Sequence[str] = (),
+    bands: Sequence[str] = ("red", "green", "blue"),
+    filters: SearchFilters | None = None,
+    policy: AddressPolicy | None = None,
+    allow_missing_pre: bool = False,
+) -> Found:
+    """Find the scenes of an event in a catalog and say where their bands are stored. No pixel is read.
+
+    An item counts by its datetime, or by its start and end where that is null: `pre` if it ends by the event,
+    `post` if it starts at or after it, and in both cases if it touches the phase's window. An item that
+    straddles the event is refused by name unless it is included. Scenes are ordered by cloud cover in steps
+    of 10 % (unknown last), then time to the event, then id.
+
+    Args:
+        catalog: STAC API, static catalog or collection (address, file or folder), or an ItemCollection file.
+            Planet's API gets its key from PL_API_KEY.
+        event: Time, area and windows.
+        collections: Ids to search; empty: all.
+        bands: STAC common names that the model reads.
+        filters: Cloud cover, quality, ids and kinds.
+        policy: Hosts and folders that the assets may lie on beside the catalog's own.
+        allow_missing_pre: Accept an event without any scene before it.
+
+    Raises:
+        InputRefusedError: no catalog, unknown collection, an asset on a host that is not allowed, an included
+            id that is not there, or no scene for a phase (the message says what was searched).
+        UnreachableError: the catalog does not answer.
+    """
+    filters = filters or SearchFilters()
+    address = catalog_address(catalog)
+    bound = (policy or AddressPolicy()).bound_to(address)
+    aoi = shapely.geometry.shape(event.aoi)
+    west, south, east, north = aoi.bounds
+    query = Query(collections, (west, south, east, north), (event.pre, event.post))
+    content = read_catalog(address, query, bound)
+    scenes, refused, tally = _select(content, event, aoi, bands, filters, bound)
+    searched = _describe(address, query, tally)
+    _check_included(filters.include, content.records, searched)
+    for phase in ("post", "pre"):
+        if not (phase == "pre" and allow_missing_pre) and not any(s.phase == phase for s in scenes):
+            raise InputRefusedError(_why_none(phase, tally, refused, searched))
+    sources = [source for scene in scenes for source in (*scene.sources, scene.udm2) if source]
+    return Found(
+        event=event,
+        scenes=tuple(scenes),
+        coverage={phase: _share_covered(aoi, [s for s in scenes if s.phase == phase]) for phase in PHASES},
+        refused=tuple(refused),
+        hosts=tuple(sorted({host_of(source.href) for source in sources})),
+        searched=searched,
+    )
+
+
+def _select(
+    content: Content,
+    event: Event,
+    aoi: BaseGeometry,
+    bands: Sequence[str],
+    filters: SearchFilters,
+    policy: AddressPolicy,
+) -> tuple[list[Scene], list[Refused], Counter[str]]:
+    """The scenes in their final order, the items refused by name, and how many items fell out why."""
+    scenes: list[Scene] = []
+    refused = list(content.refused)
+    tally: Counter[str] = Counter()
+    forbidden: dict[str, str] = {}
+    unique = {(r.item.get("collection"), str(r.item.get("id"))): r for r in content.records}
+    for (_, item_id), record in unique.items():
+        tally["seen"] += 1
+        candidate = _examine(record, event, aoi, filters)
+        if isinstance(candidate, _Candidate):
+            try:
+                scenes.append(_build_scene(candidate, bands, filters.kinds, policy))
+            except AddressRefusedError as error:
+                forbidden.setdefault(error.host, f"item {item_id}: {error}")
+            except InputRefusedError as error:
+                candidate = _LeftOut("without usable assets", str(error))
+        if isinstance(candidate, _LeftOut):
+            tally[candidate.tally] += 1
+            asked = f"it is {candidate.tally}" if item_id in filters.include else ""
+            if reason := candidate.reason or asked:
+                refused.append(Refused(item_id=item_id, reason=reason))
+    if forbidden:
+        # All hosts at once, so that the user decides once.
+        raise InputRefusedError("; ".join(forbidden.values()) + "; or leave such items out: --exclude ID")
+    tally["used"] = len(scenes)
+    scenes.sort(key=lambda scene: _order(scene, event.time))
+    return [s.model_copy(update={"index": index}) for index, s in enumerate(scenes)], refused, tally
+
+
+def _order(scene: Scene, event_time: datetime) -> tuple[int, float, timedelta, str]:
+    step = float("inf") if scene.cloud_cover is None else scene.cloud_cover // CLOUD_STEP_PERCENT
+    distance = event_time - scene.end if scene.phase == "pre" else scene.start - event_time
+    return PHASES.index(scene.phase), step, distance, scene.item_id
+
+
+def _examine(
+    record: Record, event: Event, aoi: BaseGeometry, filters: SearchFilters
+) -> _Candidate | _LeftOut:
+    item_id, properties = str(record.item.get("id")), _properties(record)
+    footprint = _footprint(record.item)
+    if footprint is None:
+        return _LeftOut("without a footprint", "it has neither a readable geometry nor a bbox")
+    if footprint.intersection(aoi).area == 0:
+        return _LeftOut("outside the AOI")
+    interval = _interval(properties)
+    if interval is None:
+        return _LeftOut("without a date", "it has no readable datetime, nor start_datetime and end_datetime")
+    start, end = interval
+    straddles = start < event.time < end
+    phase: Phase = "pre" if end <= event.time else "post"
+    window = event.pre if phase == "pre" else event.post
+    if start > window[1] or end < window[0]:
+        return _LeftOut("outside the windows")
+    if item_id in filters.exclude:
+        return _LeftOut("excluded")
+    if item_id not in filters.include:
+        cloud_cover = _cloud_cover(properties)
+        if straddles:
+            reason = f"its interval {start:%Y-%m-%dT%H:%MZ} to {end:%Y-%m-%dT%H:%MZ} straddles the event"
+            return _LeftOut("straddling the event", f"{reason}; to use it as post: --include {item_id}")
+        if filters.max_cloud is not None and cloud_cover is not None and cloud_cover > filters.max_cloud:
+            return _LeftOut(f"cloudier than {filters.max_cloud:g} %")
+        quality = properties.get("pl:quality_category")
+        if filters.quality and quality is not None and quality not in filters.quality:
+            return _LeftOut(f"of another quality than {' or '.join(filters.quality)}")
+    return _Candidate(record, phase, start, end, footprint)
+
+
+def _build_scene(
+    candidate: _Candidate, bands: Sequence[str], kinds: Sequence[InputKind], policy: AddressPolicy
+) -> Scene:
+    item, base, collection = candidate.record
+    properties = _properties(candidate.record)
+    resolved = resolve_assets(
+        item, bands, kinds, admit=lambda href: check_address(absolute_address(href, base), policy)
+    )
+    providers = properties.get("providers") or collection.get("providers") or []
+    name = item.get("collection") or collection.get("id")
+    licence = properties.get("license") or collection.get("license")
+    return Scene(
+        index=0,  # given when all scenes are in order
+        item_id=str(item.get("id")),
+        collection=str(name) if name else None,
+        phase=candidate.phase,
+        kind=resolved.kind,
+        sources=resolved.sources,
+        start=candidate.start,
+        end=candidate.end,
+        cloud_cover=_cloud_cover(properties),
+        resolution_m=resolved.resolution_m,
+        geometry=to_geojson(candidate.footprint),
+        udm2=resolved.udm2,
+        attribution=", ".join(str(provider["name"]) for provider in providers if "name" in provider) or None,
+        licence=str(licence) if licence else None,
+    )
+
+
+def _properties(record: Record) -> dict[str, Any]:
+    properties = record.item.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _footprint(item: dict[str, Any]) -> BaseGeometry | None:
+    try:
+        if item.get("geometry"):
+            footprint = shapely.make_valid(shapely.from_geojson(json.dumps(item["geometry"])))
+        else:
+            numbers = [float(number) for number in item["bbox"]]
+            corner = len(numbers) // 2  # a bbox may have heights
+            footprint = shapely.box(numbers[0], numbers[1], numbers[corner], numbers[corner + 1])
+    except (ValueError, TypeError, LookupError, GEOSException):
+        return None
+    return shapely.force_2d(footprint) if footprint.area > 0 else None
+
+
+def _interval(properties: dict[str, Any]) -> tuple[datetime, datetime] | None:
+    # Planet's Data API says `acquired`; its items get as far as the reason why they cannot be read.
+    moment = properties.get("datetime") or properties.get("acquired")
+    ends = (moment, moment) if moment else (properties.get("start_datetime"), properties.get("end_datetime"))
+    try:
+        start, end = (datetime.fromisoformat(str(text)) for text in ends)
+    except ValueError:
+        return None
+    # STAC times are UTC, said or not.
+    start, end = (time if time.tzinfo else time.replace(tzinfo=UTC) for time in (start, end))
+    return (start.astimezone(UTC), end.astimezone(UTC)) if start <= end else None
+
+
+def _cloud_cover(properties: dict[str, Any]) -> float | None:
+    percent = properties.get("eo:cloud_cover")
+    return float(percent) if isinstance(percent, int | float) and 0 <= percent <= 100 else None
+
+
+def _share_covered(aoi: BaseGeometry, scenes: Sequence[Scene]) -> float:
+    footprints = [shapely.geometry.shape(scene.geometry) for scene in scenes]
+    covered = shapely.intersection(shapely.union_all(footprints), aoi)
+    project = Transformer.from_crs("OGC:CRS84", EQUAL_AREA, always_xy=True).transform
+    areas = [
+        shapely.transform(shape, lambda xy: np.column_stack(project(*xy.T))).area for shape in (covered, aoi)
+    ]
+    return min(1.0, float(areas[0] / areas[1]))
+
+
+def _describe(address: str, query: Query, tally: Counter[str]) -> str:
+    where = f"collection {', '.join(query.collections)}" if query.collections else "all collections"
+    box = ",".join(f"{edge:.4f}" for edge in query.bbox)
+    dates = ", ".join(
+        f"{phase} {start:%Y-%m-%d} to {end:%Y-%m-%d}"
+        for phase, (start, end) in zip(PHASES, query.windows, strict=True)
+    )
+    fell_out = "".join(f", {count} {reason}" for reason, count in tally.items() if reason != "seen")
+    return f"{where} of {public_form(address)}, AOI {box}, {dates}: {tally['seen']} items seen{fell_out}"
+
+
+def _why_none(phase: Phase, tally: Counter[str], refused: Sequence[Refused], searched: str) -> str:
+    if 0 < tally["seen"] == tally["outside the AOI"]:
+        what = "the AOI lies outside every scene"
+    else:
+        what = f"no scene {'before' if phase == 'pre' else 'after'} the event"
+    named = "".join(f"; {item.item_id}: {item.reason}" for item in refused[:NAMED_ITEMS])
+    more = f"; and {len(refused) - NAMED_ITEMS} more" if len(refused) > NAMED_ITEMS else ""
+    hint = f"Widen --{phase}, --aoi or the filters"
+    if phase == "pre":
+        hint += ", or go on with scenes after the event only: --allow-missing-pre"
+    return f"{what}. Searched {searched}{named}{more}. {hint}"
+
+
+def _check_included(include: Sequence[str], records: Sequence[Record], searched: str) -> None:
+    known = {str(record.item.get("id")) for record in records}
+    missing = [item_id for item_id in include if item_id not in known]
+    if missing:
+        raise InputRefusedError(f"no item {', '.join(missing)} to include. Searched {searched}")

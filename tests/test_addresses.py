@@ -1,0 +1,356 @@
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from urllib3.util import parse_url
+
+from coseis.addresses import (
+    AddressPolicy,
+    AddressRefusedError,
+    absolute_address,
+    check_address,
+    check_redirects,
+    checked_session,
+    gdal_environment,
+    host_of,
+    open_store,
+    public_form,
+    to_gdal,
+)
+from coseis.errors import InputRefusedError, UnreachableError, UsageError
+from serving import Page, serve
+
+REMOTE = AddressPolicy(catalog="https://stac.example.org/catalog.json", allow_hosts=("files.example.org",))
+
+
+@pytest.fixture
+def public_names(monkeypatch):
+    """Every name resolves to a public address; a test may point names elsewhere."""
+    places = {}
+
+    def resolve(name, port, **_):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (places.get(name, "93.184.216.34"), 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return places
+
+
+_pieces = st.sampled_from(
+    [
+        "http",
+        "https",
+        "file",
+        "s3",
+        "gdal",
+        ":",
+        "/",
+        "//",
+        "\\",
+        "@",
+        "?",
+        "#",
+        "..",
+        ".",
+        " ",
+        "\t",
+        "%2f",
+        "[::1]",
+        "files.example.org",
+        "evil.example",
+        "127.0.0.1",
+        "/vsicurl/",
+        "/etc/passwd",
+        "x.tif",
+        "<VRTDataset>",
+        "0x7f.1",
+    ]
+)
+
+
+@given(st.lists(_pieces, min_size=1, max_size=9).map("".join))
+def test_whatever_passes_lies_on_an_allowed_host_for_every_parser(href):
+    base = "https://files.example.org/folder/item.json"
+    with contextlib.suppress(InputRefusedError):
+        address = check_address(absolute_address(href, base), REMOTE)
+        assert urlsplit(address).hostname == parse_url(address).host == "files.example.org"
+        assert urlsplit(address).username is None
+        assert to_gdal(address) == "/vsicurl/" + address
+
+
+@given(
+    st.lists(st.sampled_from(["..", ".", "inside", "out", "x.tif", "//", "~", ""]), max_size=7).map("/".join)
+)
+def test_whatever_file_passes_lies_below_the_catalog(tmp_path_factory, href):
+    root = tmp_path_factory.getbasetemp() / "catalog-folder"
+    (root / "inside").mkdir(parents=True, exist_ok=True)
+    if not (root / "out").exists():
+        (root / "out").symlink_to(root.parent)
+    policy = AddressPolicy(catalog=str(root / "catalog.json"))
+    with contextlib.suppress(InputRefusedError):
+        passed = check_address(absolute_address(href, str(root / "inside" / "item.json")), policy)
+        assert Path(os.path.realpath(passed)).is_relative_to(os.path.realpath(root))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("/etc/passwd", "local file, which a remote catalog may not name"),
+        ("file:///etc/passwd", "local file"),
+        ("/vsicurl/http://127.0.0.1/x.tif", "local file"),
+        ("GTIFF_DIR:1:/etc/passwd", "starts with gtiff_dir:"),
+        ("ftp://files.example.org/x.tif", "starts with ftp:"),
+        (
+            "https://evil.example/x.tif?sig=s3cret",
+            r"^https://evil\.example/x\.tif lies on evil\.example.*--allow-host evil\.example$",
+        ),
+        ("https://stac.example.org:8443/x.tif", "--allow-host stac.example.org:8443"),
+        ("https://user:s3cret@files.example.org/x.tif", "^https://files.example.org/x.tif holds a blank"),
+        ("https://files.example.org\\@evil.example/x.tif", "holds a blank, backslash or user name"),
+        ("https://files.example.org?@evil.example/", "or no host"),
+        ("http://127.0.0.1/x.tif", "--allow-host 127.0.0.1"),
+        ("http://169.254.169.254/latest/meta-data", "--allow-host 169.254.169.254"),
+        ("http://[::1/x.tif", "is no web address"),
+        ("s3://bucket/x.tif", "--allow-host s3://bucket"),
+        ("s3:bucket", "or no host"),
+        ("https://files.example.org:99999/x", "is no web address"),
+    ],
+)
+def test_remote_catalog_is_refused(address, message):
+    with pytest.raises(AddressRefusedError, match=message) as refused:
+        check_address(address, REMOTE)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_own_and_allowed_hosts_pass(public_names):
+    policy = AddressPolicy(
+        catalog=REMOTE.catalog, allow_hosts=("Files.example.org", "s3://bucket", "private:8080")
+    )
+    for address in (
+        "https://stac.example.org/x.tif?v=1",
+        "http://stac.example.org:80/x.tif",
+        "https://FILES.example.org./x.tif",
+        "s3://bucket/a/x.tif",
+        "http://private:8080/x.tif",
+    ):
+        assert check_address(address, policy) == address
+    with pytest.raises(AddressRefusedError, match="--allow-host private:8081"):
+        check_address("http://private:8081/x.tif", policy)
+    with pytest.raises(AddressRefusedError, match="no valid address"):
+        check_address("s3://bucket/../other/x.tif", policy)
+
+
+@pytest.mark.parametrize(
+    "place", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1", "fe80::1%eth0", "fd00::1"]
+)
+def test_own_host_moved_to_a_private_address(public_names, place):
+    public_names["stac.example.org"] = place
+    with pytest.raises(
+        AddressRefusedError, match=r"is the private address .*--allow-host stac\.example\.org"
+    ):
+        check_address("https://stac.example.org/x.tif", REMOTE)
+    trusted = AddressPolicy(catalog=REMOTE.catalog, allow_hosts=("stac.example.org",))
+    assert check_address("https://stac.example.org/x.tif", trusted)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "[::1]:8080", "localhost:8080"])
+def test_private_catalog_named_by_the_user_reaches_itself_only(host):
+    policy = AddressPolicy(catalog=f"http://{host}/catalog.json")
+    assert check_address(f"http://{host}/x.tif", policy)
+    with pytest.raises(AddressRefusedError, match="not the catalog's own host"):
+        check_address(f"http://{host.replace('8080', '22')}/", policy)
+
+
+def test_link_local_is_never_taken_by_its_own_word():
+    policy = AddressPolicy(catalog="http://169.254.169.254/catalog.json")
+    with pytest.raises(AddressRefusedError, match=r"private address 169\.254\.169\.254"):
+        check_address(policy.catalog, policy)
+
+
+def test_unknown_name_is_unreachable(monkeypatch):
+    def fail(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(UnreachableError, match=r"host stac\.example\.org cannot be resolved"):
+        check_address(REMOTE.catalog, REMOTE)
+
+
+def test_local_catalog_and_allowed_roots(tmp_path):
+    inside, other = tmp_path / "catalog" / "x.tif", tmp_path / "other" / "y.tif"
+    policy = AddressPolicy(catalog=str(tmp_path / "catalog" / "catalog.json"))
+    assert check_address(str(inside), policy) == str(inside.resolve())
+    assert check_address(inside.as_uri(), policy) == str(inside.resolve())
+    with pytest.raises(AddressRefusedError, match=f"--allow-root {re.escape(str(other.parent.resolve()))}"):
+        check_address(str(other), policy)
+    wider = policy.model_copy(update={"allow_roots": (str(tmp_path / "other"),)})
+    assert check_address(str(other), wider) == str(other.resolve())
+    with pytest.raises(AddressRefusedError, match=r"--allow-host example\.org"):
+        check_address("https://example.org/x.tif", policy)
+    with pytest.raises(AddressRefusedError, match="of another machine"):
+        check_address("file://server/share/x.tif", policy)
+    anywhere = policy.model_copy(update={"allow_roots": ("/",)})
+    with pytest.raises(AddressRefusedError, match="GDAL file system"):
+        check_address("/vsicurl/http://127.0.0.1/x.tif", anywhere)
+
+
+@given(st.text(max_size=20), st.text(alphabet="abc=&%._-", max_size=20))
+def test_public_form_drops_the_query(path, secret):
+    shown = public_form(
+        f"cannot open https://u:p{secret}@host/x?token={secret}Q and more {path}".replace("//u:p@", "//")
+    )
+    assert "token" not in shown
+    assert "u:p" not in shown
+    assert public_form("/a folder/x.tif") == "/a folder/x.tif"
+
+
+def test_names_of_places():
+    assert host_of("https://Example.org:443/x") == "example.org"
+    assert host_of("http://[::1]:8080/x") == "[::1]:8080"
+    assert host_of("s3://bucket/x") == "s3://bucket"
+    assert host_of("/data/x.tif") == host_of("file:///data/x.tif") == "file"
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/x.tif", "/data/x.tif"),
+        ("https://example.org/x.tif?v=1", "/vsicurl/https://example.org/x.tif?v=1"),
+        ("s3://bucket/a/x.tif", "/vsis3/bucket/a/x.tif"),
+        ("gs://bucket/x.tif", "/vsigs/bucket/x.tif"),
+        ("az://container/x.tif", "/vsiaz/container/x.tif"),
+    ],
+)
+def test_names_in_gdal(address, name):
+    assert to_gdal(address) == name
+
+
+def test_gdal_gets_the_endpoint_of_obstore(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:5000")
+    options = gdal_environment()
+    assert options["AWS_S3_ENDPOINT"] == "127.0.0.1:5000"
+    assert options["AWS_HTTPS"] == "NO"
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert "AWS_S3_ENDPOINT" not in gdal_environment()
+
+
+def test_hardened_process_reads_no_vrt_but_still_warps(tmp_path):
+    """GDAL reads GDAL_SKIP once, so this needs a process of its own."""
+    script = """
+import sys
+from coseis.addresses import harden_process
+harden_process()
+import numpy as np, rasterio
+from rasterio.transform import from_origin
+from rasterio.warp import reproject
+grid = {"transform": from_origin(0, 4, 1, 1), "crs": "EPSG:4326"}
+shape = {"width": 4, "height": 4, "count": 1, "dtype": "uint8"}
+with rasterio.open(sys.argv[1] + "/real.tif", "w", driver="GTiff", **shape, **grid) as file:
+    file.write(np.ones((1, 4, 4), "uint8"))
+src, dst = ({f"{end}_{name}": value for name, value in grid.items()} for end in ("src", "dst"))
+out, _ = reproject(np.ones((4, 4)), np.zeros((4, 4)), **src, **dst)
+assert out.sum() == 16
+open(sys.argv[1] + "/evil.tif", "w").write(
+    '<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+    f"<SourceFilename>{sys.argv[1]}/real.tif</SourceFilename><SourceBand>1</SourceBand>"
+    "</SimpleSource></VRTRasterBand></VRTDataset>"
+)
+try:
+    rasterio.open(sys.argv[1] + "/evil.tif")
+except rasterio.errors.RasterioIOError:
+    print("refused")
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "refused\n"
+
+
+def test_redirects_are_followed_within_the_allowed_hosts():
+    pages = {"/a": Page("", 302, "/b"), "/b": Page("", 301, "/c?sig=1"), "/c?sig=1": Page({"ok": True})}
+    with serve(pages) as root:
+        assert check_redirects(f"{root}/a", AddressPolicy(catalog=root)) == f"{root}/c?sig=1"
+
+
+def test_redirect_to_another_private_service_is_refused():
+    with serve({"/secret": Page({"key": "s3cret"})}) as inner:
+        pages = {"/a": Page("", 302, f"{inner}/secret"), "/b": Page("", 302, "file:///etc/passwd")}
+        with serve(pages) as root:
+            policy = AddressPolicy(catalog=root)
+            with pytest.raises(AddressRefusedError, match=f"--allow-host {inner.removeprefix('http://')}"):
+                check_redirects(f"{root}/a", policy)
+            with pytest.raises(InputRefusedError, match="no web address"):
+                check_redirects(f"{root}/b", policy)
+            with checked_session(policy) as session, pytest.raises(AddressRefusedError):
+                session.get(f"{inner}/secret")
+
+
+def test_endless_redirects_are_refused():
+    with (
+        serve({"/a": Page("", 302, "/a")}) as root,
+        pytest.raises(InputRefusedError, match="redirected more than 5 times"),
+    ):
+        check_redirects(f"{root}/a", AddressPolicy(catalog=root))
+
+
+def test_closed_port_is_unreachable(free_port, monkeypatch):
+    monkeypatch.setattr("coseis.addresses.RETRY_DELAY_S", 0.0)
+    address = f"http://127.0.0.1:{free_port}/x.tif"
+    with pytest.raises(UnreachableError, match=r"does not answer \(.*refused\); run again"):
+        check_redirects(address, AddressPolicy(catalog=address))
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_local_store_is_made_and_written(tmp_path):
+    store = open_store(str(tmp_path / "a" / "b"), prove_writable=True)
+    store.put("x", b"1")
+    assert (tmp_path / "a" / "b" / "x").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "message"),
+    [
+        ("ftp://host/x", UsageError, "none of a path, s3://, gs:// or az://"),
+        ("{file}", UsageError, "is a file; expected a folder"),
+        ("{file}/below", InputRefusedError, "cannot be written"),
+    ],
+)
+def test_bad_output(tmp_path, uri, error, message):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(error, match=message):
+        open_store(uri.format(file=tmp_path / "file"))
+
+
+@pytest.fixture
+def s3_key(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.usefixtures("s3_key")
+def test_missing_or_closed_bucket_is_refused(monkeypatch, status):
+    with serve({"/bucket/run/.coseis-write-test": Page("no", status)}) as root:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", root)
+        with pytest.raises(
+            InputRefusedError, match=r"output s3://bucket/run cannot be written .*bucket exist"
+        ):
+            open_store("s3://bucket/run", prove_writable=True)
+
+
+@pytest.mark.usefixtures("s3_key")
+def test_silent_store_is_unreachable(monkeypatch, free_port):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
+    with pytest.raises(UnreachableError, match="output s3://bucket/run does not answer"):
+        open_store("s3://bucket/run", prove_writable=True)
