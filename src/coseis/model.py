@@ -1,0 +1,318 @@
+"""A model card and a weights file in, a ready U-Net out; the card is read without loading TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import zipfile
+from collections.abc import Collection, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from coseis.card import ModelCard
+from coseis.errors import UsageError
+from coseis.types import Value
+
+if TYPE_CHECKING:
+    import h5py
+    import keras
+
+Precision = Literal["float32", "bfloat16"]
+"""What the convolutions compute in; weights and results are float32 in both."""
+
+CARD_NAME = "card.json"
+WEIGHTS_NAME = "weights.h5"
+MAX_FILE_BYTES = 1 << 30
+"""Largest card or weights file that is read: eight times the float32 weights of 64 base filters."""
+
+_networks: dict[tuple[object, ...], keras.Model] = {}
+_networks_lock = threading.Lock()
+
+
+class Model(Value):
+    """A trained model on disk, checked by digest, small enough to travel to workers."""
+
+    card: ModelCard
+    path: Path
+    """Folder (or ZIP file) that holds card.json and weights.h5."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights file: the model's part in a run's identity."""
+        return self.card.weights_sha256
+
+    def files(self) -> dict[str, bytes]:
+        """Content of card.json and weights.h5 by name, the weights checked: what a run keeps a copy of.
+
+        Raises:
+            UsageError: The files are gone or were changed since `load_model`.
+        """
+        weights = _checked_weights(self.path, self.card)
+        return {CARD_NAME: _read_file(self.path, CARD_NAME), WEIGHTS_NAME: weights}
+
+    def network(self, precision: Precision = "float32") -> keras.Model:
+        """The network with its weights, built once a process and precision, however many threads ask.
+
+        Raises:
+            UsageError: The weights are gone, were changed since `load_model`, or do not fit the card.
+        """
+        # The digest alone does not say it: `same` and `valid` networks take the same weights.
+        card = self.card
+        shape = (card.bands, card.classes, card.base_filters, card.padding)
+        key = (self.digest, *shape, precision)
+        with _networks_lock:
+            if key not in _networks:
+                weights = _checked_weights(self.path, card)
+                network = build_unet(card, precision=precision)
+                _set_weights(network, weights, self.path)
+                _networks[key] = network
+            return _networks[key]
+
+
+def load_model(path: str | Path | None = None) -> Model:
+    """Reads a model's card and checks its weights by digest, before any byte of them is parsed.
+
+    Args:
+        path: Folder with card.json and weights.h5, or a ZIP file with both at its top. None: the model
+            that is shipped with coseis.
+
+    Raises:
+        UsageError: Nothing there, a card that does not validate, or weights of another digest.
+    """
+    folder = _shipped_model_path() if path is None else Path(path)
+    try:
+        card = ModelCard.model_validate_json(_read_file(folder, CARD_NAME))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "card"
+        raise UsageError(f"model card {folder / CARD_NAME} is not valid: {place}: {first['msg']}") from error
+    _checked_weights(folder, card)
+    return Model(card=card, path=folder)
+
+
+def save_model(network: keras.Model, card: ModelCard, folder: str | Path, *, float16: bool = True) -> Model:
+    """Writes weights.h5 and card.json; the digest in the card is that of the file just written.
+
+    Args:
+        network: From `build_unet` with the same card.
+        card: Its `weights_sha256` is ignored.
+        folder: Made if absent; a model in it is replaced.
+        float16: Store the weights in half the bytes. A weight beyond float16's range is refused.
+
+    Raises:
+        UsageError: A weight is not finite, or too large for float16.
+    """
+    import h5py
+    import numpy as np
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, variable in _named_variables(network):
+            values = np.asarray(variable, dtype=np.float32)
+            stored = values.astype(np.float16) if float16 and np.abs(values).max() < 65504 else values
+            if not np.isfinite(values).all() or (float16 and stored.dtype != np.float16):
+                raise UsageError(
+                    f"{name} holds values that {'float16' if float16 else 'a model'} cannot keep "
+                    f"(largest {np.abs(values).max():g}); train at a lower rate or pass float16=False"
+                )
+            file.create_dataset(name, data=stored)
+    weights = buffer.getvalue()
+    card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS_NAME).write_bytes(weights)
+    (folder / CARD_NAME).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Model(card=card, path=folder)
+
+
+def check_bands(card: ModelCard, available: Collection[str]) -> None:
+    """Refuses scenes that lack a band of the model.
+
+    Args:
+        card: The model's card.
+        available: Common names of the bands that there are, in any order.
+
+    Raises:
+        UsageError: Names the missing bands and what there is.
+    """
+    missing = [band for band in card.bands if band not in available]
+    if missing:
+        raise UsageError(
+            f"model {card.name} needs bands {', '.join(card.bands)}; {', '.join(missing)} missing from "
+            f"{', '.join(available) or 'no bands'}. Choose other assets or another model"
+        )
+
+
+def build_unet(card: ModelCard, *, precision: Precision = "float32") -> keras.Model:
+    """The ENVINet5 U-Net: five levels, 23 convolutions, no layer that looks at the whole window.
+
+    Two 3x3 convolutions with ReLU a level, 2x2 max pooling down, 2x2 transposed convolution up, the
+    skip concatenated (and cropped, with valid padding), a 1x1 convolution at the end. A transposed
+    convolution with stride 2 does not overlap, so it adds nothing to the network's reach.
+
+    Args:
+        card: Bands, base filters, padding and classes are taken from it.
+        precision: bfloat16 computes the convolutions in bfloat16; variables and output stay float32.
+
+    Returns:
+        Input float32 (window, y, x, band), any y and x that the card's lattice allows; output float32
+        (window, y, x, channel) in [0, 1]: for one class its probability (sigmoid), for several
+        background first, then the classes (softmax). With valid padding y and x are 184 px less.
+
+    Reference:
+        Ronneberger, Fischer and Brox 2015, doi:10.1007/978-3-319-24574-4_28; padding `same` and fewer
+        filters are ours to choose in the card, and there is no dropout.
+    """
+    import keras
+    from keras import layers
+
+    # A policy per layer, not keras.mixed_precision.set_global_policy: the process may hold both precisions.
+    policy = keras.DTypePolicy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+
+    def double_convolution(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
+        for step in (1, 2):
+            tensor = layers.Conv2D(
+                filters,
+                3,
+                padding=card.padding,
+                activation="relu",
+                dtype=policy,
+                kernel_initializer="he_normal",
+                name=f"{name}_conv{step}",
+            )(tensor)
+        return tensor
+
+    windows = keras.Input((None, None, len(card.bands)), name="windows")
+    tensor, skips = windows, []
+    for level in range(1, card.levels):
+        tensor = double_convolution(tensor, card.base_filters << (level - 1), f"down{level}")
+        skips.append(tensor)
+        tensor = layers.MaxPooling2D(2, dtype=policy, name=f"down{level}_pool")(tensor)
+    tensor = double_convolution(tensor, card.base_filters << (card.levels - 1), f"down{card.levels}")
+    for level in range(card.levels - 1, 0, -1):
+        filters = card.base_filters << (level - 1)
+        tensor = layers.Conv2DTranspose(filters, 2, strides=2, dtype=policy, name=f"up{level}")(tensor)
+        skip = skips[level - 1]
+        crop_px = _skip_crop_px(level, card.levels) if card.padding == "valid" else 0
+        if crop_px:
+            skip = layers.Cropping2D(crop_px, dtype=policy, name=f"up{level}_crop")(skip)
+        tensor = layers.Concatenate(dtype=policy, name=f"up{level}_skip")([skip, tensor])
+        tensor = double_convolution(tensor, filters, f"up{level}")
+    several = len(card.classes) > 1
+    logits = layers.Conv2D(len(card.classes) + several, 1, dtype=policy, name="logits")(tensor)
+    # In float32: a bfloat16 probability has 8 bits, coarser than the uint8 codes near 1.
+    output = layers.Activation("softmax" if several else "sigmoid", dtype="float32", name="probability")(
+        logits
+    )
+    return keras.Model(windows, output, name="envinet5")
+
+
+def _skip_crop_px(level: int, levels: int) -> int:
+    """Pixels that valid convolutions took off each side between a skip and its way back up: 88, 40, 16, 4."""
+    crop_px = 0
+    for deeper in range(levels, level, -1):
+        # Two 3x3 convolutions take 2 px a side at their own level, on the way down and on the way up.
+        crop_px = 2 * (crop_px + (2 if deeper == levels else 4))
+    return crop_px
+
+
+def _shipped_model_path() -> Path:
+    shipped = resources.files("coseis") / "models"
+    if not isinstance(shipped, Path):
+        raise UsageError(
+            "the shipped model cannot be read from a zipped package; install coseis unpacked, "
+            "or pass a model folder"
+        )
+    return shipped
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    """One file of a model folder or ZIP; the size is checked first, so that a bomb is refused unread."""
+    try:
+        if path.is_dir():
+            size = (path / name).stat().st_size
+            _check_size(path / name, size)
+            return (path / name).read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path / name, archive.getinfo(name).file_size)
+            return archive.read(name)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"no model at {path}: expected a folder or ZIP file with {CARD_NAME} and {WEIGHTS_NAME}, "
+            f"but {name} could not be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_size(path: Path, size_bytes: int) -> None:
+    if size_bytes > MAX_FILE_BYTES:
+        raise UsageError(f"{path} has {size_bytes} bytes; a model's file has at most {MAX_FILE_BYTES}")
+
+
+def _checked_weights(path: Path, card: ModelCard) -> bytes:
+    weights = _read_file(path, WEIGHTS_NAME)
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != card.weights_sha256:
+        raise UsageError(
+            f"{path / WEIGHTS_NAME} has SHA-256 {digest}, but the card of {card.name} says "
+            f"{card.weights_sha256}: the file was changed or belongs to another card; fetch both again"
+        )
+    return weights
+
+
+def _set_weights(network: keras.Model, weights: bytes, path: Path) -> None:
+    """Copies every dataset into the variable of its name; both sides must hold the same names and shapes."""
+    import h5py
+    import numpy as np
+
+    variables = dict(_named_variables(network))
+    try:
+        with h5py.File(io.BytesIO(weights), "r") as file:
+            names = {f"{layer}/{name}" for layer in file for name in _plain_group(file, layer)}
+            if names != variables.keys():
+                odd = ", ".join(sorted(names ^ variables.keys())[:4])
+                raise UsageError(
+                    f"{path / WEIGHTS_NAME} does not hold the network of its card: {odd} on one side only"
+                )
+            for name, variable in variables.items():
+                dataset = _plain_dataset(file, name)
+                if dataset.shape != tuple(variable.shape):
+                    raise UsageError(
+                        f"{path / WEIGHTS_NAME}: {name} has shape {dataset.shape}, but the card's "
+                        f"network needs {tuple(variable.shape)}"
+                    )
+                variable.assign(np.asarray(dataset, dtype=np.float32))
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{path / WEIGHTS_NAME} is not readable HDF5: {error}") from error
+
+
+def _named_variables(network: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """(layer/kernel or layer/bias, variable) in layer order: the names of the datasets in weights.h5."""
+    for layer in network.layers:
+        for variable in layer.weights:
+            yield f"{layer.name}/{variable.name}", variable
+
+
+def _plain_group(file: h5py.File, name: str) -> h5py.Group:
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Group):
+        raise UsageError(
+            f"weights: {name} is not a plain group; links are refused, as they reach other files"
+        )
+    return file[name]
+
+
+def _plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset stored in this file: links and external storage could read any file of the machine."""
+    import h5py
+
+    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise UsageError(f"weights: {name} is not a plain dataset; links and external storage are refused")
+    if dataset.dtype.kind != "f":
+        raise UsageError(f"weights: {name} is {dataset.dtype}; expected float16 or float32")
+    return dataset
