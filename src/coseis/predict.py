@@ -1,0 +1,266 @@
+"""Sliding-window inference on exact windows: features and a model go in, probabilities or codes come out.
+
+`predict_features` is the pure part that both ways share: `map_event` calls it in a task on what it read
+with halos, `predict_proba` lays it under dask.array.overlap for any lazy image.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from coseis.card import ModelCard
+from coseis.errors import UsageError
+from coseis.features import make_features
+from coseis.model import Model, Precision
+from coseis.reader import inspect_scene
+from coseis.types import CODE_SCALE, SCENE_FILL, Phase, Scene
+from coseis.windows import HALO_PX, MAX_CORE_PX, window_px
+
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""(window, y, x, band) float32 to (window, y, x, channel) float32: what predict needs of a network."""
+
+_device = threading.Semaphore(1)
+"""One window batch at a time: other threads of the worker read, decode and compress meanwhile."""
+
+_compiled: dict[tuple[str, Precision, int, int], Network] = {}
+_compiling = threading.Lock()
+
+
+def probe_device() -> tuple[str, Precision]:
+    """What computes in this process and its default precision, as recorded in a run's identity.
+
+    Returns:
+        (`cpu` or the first GPU's name; bfloat16 where the hardware computes in it, else float32). Run it on
+        a worker: the client's machine says nothing of theirs.
+    """
+    tf = _tensorflow()
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "cpu", "bfloat16" if "bf16" in _processor_flags() else "float32"
+    details = tf.config.experimental.get_device_details(gpus[0])
+    ampere_or_later = details.get("compute_capability", (0, 0)) >= (8, 0)
+    return str(details.get("device_name", "gpu")), "bfloat16" if ampere_or_later else "float32"
+
+
+def ready_network(model: Model, *, precision: Precision, core_px: int, batch: int) -> Network:
+    """The model's network for one window size and batch, compiled and warmed once per process.
+
+    Args:
+        model: From `load_model`.
+        precision: What the convolutions compute in.
+        core_px: Core size; the window follows from the card's padding.
+        batch: Windows a call. Shapes are fixed, because another batch may round otherwise on a GPU.
+    """
+    side = window_px(core_px, model.card.padding)
+    key = (model.digest, precision, side, batch)
+    with _compiling:
+        if key not in _compiled:
+            _compiled[key] = _compile(model, precision, side, batch)
+        return _compiled[key]
+
+
+def predict_features(
+    features: NDArray[np.float32],
+    network: Network,
+    card: ModelCard,
+    *,
+    core_px: int,
+    batch: int = 1,
+    wanted: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """Probabilities of an area from its features, window by window.
+
+    Every window starts on the lattice, sees `halo_px` of context each side and delivers one core; the
+    result is that of the network on the whole area at once.
+
+    Args:
+        features: float32 (y, x, band): the area, a whole number of cores a side, plus the card's halo on
+            each side.
+        network: From `ready_network`, or any function of that form.
+        card: Gives padding, halo and classes.
+        core_px: Core size, a multiple of 16.
+        batch: Windows a call; the last call is filled up with zeros.
+        wanted: bool (y, x) without the halo; a core that holds no True pixel is not computed, and 0.
+
+    Returns:
+        float32 (class, y, x) in [0, 1], the halo cut off.
+
+    Raises:
+        UsageError: the core is not legal, or the area is not a whole number of cores.
+    """
+    halo, side = HALO_PX[card.padding], window_px(core_px, card.padding)
+    height, width = features.shape[0] - 2 * halo, features.shape[1] - 2 * halo
+    if height <= 0 or width <= 0 or height % core_px or width % core_px:
+        raise UsageError(f"area {height} x {width} px is not a whole number of cores of {core_px} px")
+    out = np.zeros((len(card.classes), height, width), np.float32)
+    places = [
+        (y, x)
+        for y, x in product(range(0, height, core_px), range(0, width, core_px))
+        if wanted is None or wanted[y : y + core_px, x : x + core_px].any()
+    ]
+    for start in range(0, len(places), batch):
+        taken = places[start : start + batch]
+        windows = np.zeros((batch, side, side, features.shape[2]), np.float32)
+        for window, (y, x) in zip(windows, taken, strict=False):
+            window[:] = features[y : y + side, x : x + side]
+        with _device:
+            channels = network(windows)
+        cut = (channels.shape[1] - core_px) // 2
+        background = channels.shape[3] - len(card.classes)
+        for channel, (y, x) in zip(channels, taken, strict=False):
+            core = channel[cut : cut + core_px, cut : cut + core_px, background:]
+            out[:, y : y + core_px, x : x + core_px] = np.moveaxis(core, 2, 0)
+    return out
+
+
+def to_codes(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Probability in [0, 1] to uint8 codes, round(200 p); halves go to the even code."""
+    codes: NDArray[np.uint8] = np.rint(probability * np.float32(CODE_SCALE)).astype(np.uint8)
+    return codes
+
+
+def predict_proba(
+    cube: xr.Dataset,
+    model: Model,
+    *,
+    phase: Phase = "post",
+    precision: Precision | None = None,
+    core_px: int = MAX_CORE_PX // 2,
+    batch: int = 1,
+) -> xr.DataArray:
+    """Landslide probability of a lazy cube, lazily: for notebooks and any Dask client.
+
+    Args:
+        cube: From `load_cube`, or any Dataset with lazy `image` float32 (phase, band, y, x) in physical
+            units, `scene` (phase, y, x) and the scenes in `attrs["scenes"]`; `image_dataset` makes one of a
+            plain (band, y, x) array.
+        model: From `load_model`.
+        phase: Which phase to predict.
+        precision: Default: bfloat16 where the hardware has it.
+        core_px: Core size, a multiple of 16; chunks become whole numbers of cores.
+        batch: Windows a call of the network.
+
+    Returns:
+        Lazy float32 (class, y, x) in [0, 1], NaN where the cube has no data; with the cube's coordinates.
+
+    Raises:
+        UsageError: bands, phase or core do not fit.
+    """
+    card = model.card
+    missing = [band for band in card.bands if band not in cube.band.values]
+    if missing or phase not in cube.phase.values:
+        raise UsageError(
+            f"model {card.name} needs bands {', '.join(card.bands)} of phase {phase}; the cube has bands "
+            f"{', '.join(map(str, cube.band.values))} of {', '.join(map(str, cube.phase.values))}"
+        )
+    window_px(core_px, card.padding)
+    scenes = _measured_scenes(cube.attrs["scenes"], card)
+    image = cube.image.sel(phase=phase, band=list(card.bands)).data
+    scene = cube.scene.sel(phase=phase).data
+    step = max(core_px, round(image.chunksize[-1] / core_px) * core_px)
+    image, scene = image.rechunk((-1, step, step)), scene.rechunk((step, step))
+    features = da.map_blocks(
+        _features_block,
+        image,
+        scene,
+        scenes=scenes,
+        card=card,
+        drop_axis=0,
+        new_axis=2,
+        chunks=(*image.chunks[1:], (len(card.bands),)),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    halo = HALO_PX[card.padding]
+    padded = da.overlap.overlap(features, depth={0: halo, 1: halo, 2: 0}, boundary=card.fill)
+    kept = tuple(tuple(side - 2 * halo for side in axis) for axis in padded.chunks[:2])
+    probability = padded.map_blocks(
+        _predict_block,
+        model=model,
+        precision=precision or probe_device()[1],
+        core_px=core_px,
+        batch=batch,
+        drop_axis=2,
+        new_axis=0,
+        chunks=((len(card.classes),), *kept),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    seen = cube.scene.sel(phase=phase) != SCENE_FILL
+    coordinates = {"class": list(card.classes), **{k: v for k, v in seen.coords.items() if k != "phase"}}
+    result = xr.DataArray(probability, dims=("class", "y", "x"), coords=coordinates, name="probability")
+    return result.where(seen.drop_vars("phase"))
+
+
+def _features_block(
+    image: NDArray[np.float32], scene: NDArray[np.uint16], *, scenes: Mapping[int, Scene], card: ModelCard
+) -> NDArray[np.float32]:
+    return make_features(image, scene, scenes, card)
+
+
+def _predict_block(
+    features: NDArray[np.float32], *, model: Model, precision: Precision, core_px: int, batch: int
+) -> NDArray[np.float32]:
+    """One overlapped Dask block: filled up to whole cores, predicted, cut to its own size."""
+    halo = HALO_PX[model.card.padding]
+    height, width = features.shape[0] - 2 * halo, features.shape[1] - 2 * halo
+    fill_up = ((0, -height % core_px), (0, -width % core_px), (0, 0))
+    features = np.pad(features, fill_up, constant_values=model.card.fill)
+    network = ready_network(model, precision=precision, core_px=core_px, batch=batch)
+    return predict_features(features, network, model.card, core_px=core_px, batch=batch)[:, :height, :width]
+
+
+def _measured_scenes(scenes: str, card: ModelCard) -> dict[int, Scene]:
+    """The cube's scenes by index; statistics that the card needs and a scene lacks are measured now."""
+    values = [Scene.model_validate(scene) for scene in json.loads(scenes)]
+    if card.normalization.kind == "scene":
+        values = [scene if scene.statistics else inspect_scene(scene, card.bands) for scene in values]
+    return {scene.index: scene for scene in values}
+
+
+@lru_cache(maxsize=1)
+def _tensorflow() -> Any:
+    """TensorFlow, imported without the lines that its libraries write to stderr whatever they are told."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        import tensorflow as tf
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+    return tf
+
+
+@lru_cache(maxsize=1)
+def _processor_flags() -> str:
+    """The flags line of /proc/cpuinfo; empty where there is none (not Linux)."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return ""
+
+
+def _compile(model: Model, precision: Precision, side: int, batch: int) -> Network:
+    tf = _tensorflow()
+    network = model.network(precision)
+    shape = tf.TensorSpec((batch, side, side, len(model.card.bands)), tf.float32)
+    function: Any = tf.function(lambda windows: network(windows, training=False), input_signature=[shape])
+
+    def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        out: NDArray[np.float32] = function(windows).numpy()
+        return out
+
+    run(np.zeros(shape.shape, np.float32))
+    return run

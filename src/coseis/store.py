@@ -1,0 +1,257 @@
+"""The probability cube of a run: chunks of codes go in, a sharded Zarr v3 group and done-records come out.
+
+One chunk is one write: a shard in each of three arrays, put as whole objects, and its done-record last.
+Several writers inside one shard would lose data silently, so a write that is not exactly one chunk is
+refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import obstore
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from obstore.store import ObjectStore
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from pydantic import ValidationError
+
+from coseis.addresses import open_store
+from coseis.errors import InputRefusedError
+from coseis.grid import epsg_of
+from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
+from coseis.windows import Chunk
+
+CUBE = "probability.zarr"
+RECORDS = "records"
+MOST_INNER_PX = 512
+"""Largest inner chunk of a shard: what a reader fetches to look at one place."""
+
+
+@dataclass(frozen=True)
+class ChunkCodes:
+    """The result of one chunk."""
+
+    probability: NDArray[np.uint8]
+    """(phase, class, y, x), codes of 1/200, 255 where not predicted."""
+    status: NDArray[np.uint8]
+    """(phase, y, x), Status codes and the bit CONTEXT_INCOMPLETE."""
+    scene: NDArray[np.uint16]
+    """(phase, y, x), index into items.json, 65535 where no scene."""
+
+    def digest(self) -> str:
+        """SHA-256 of the decoded arrays: equal digests, equal chunk."""
+        hasher = hashlib.sha256()
+        for array in (self.probability, self.status, self.scene):
+            hasher.update(f"{array.shape}{array.dtype.str}".encode())
+            hasher.update(np.ascontiguousarray(array).data)
+        return hasher.hexdigest()
+
+
+class DoneRecord(Value):
+    """That a chunk was written whole, and the few numbers that the rest of the run needs of it."""
+
+    chunk: str
+    """`row_col` on the chunk grid."""
+    identity: str
+    """Digest of the run's identity."""
+    digest: str
+    """Of the decoded arrays."""
+    histogram: tuple[int, ...]
+    """Counts of the codes 0-200 of the first class, post phase."""
+    observed_px: int
+    """Pixels of the AOI that the post phase observed."""
+    aoi_px: int
+    """Pixels of the AOI."""
+
+
+def create_cube(
+    out: str,
+    geobox: GeoBox,
+    *,
+    phases: Sequence[Phase],
+    classes: Sequence[str],
+    core_px: int,
+    chunk_px: int,
+) -> None:
+    """Lays out the arrays of one UTM zone, empty, with the coordinates that xarray and rioxarray expect.
+
+    Args:
+        out: Address of the run.
+        geobox: The output grid.
+        phases: Coordinate of the phase axis.
+        classes: Coordinate of the class axis.
+        core_px: Cores of a window; inner chunks divide them.
+        chunk_px: Side of a shard.
+    """
+    layout = {
+        "probability": ((len(phases), len(classes)), np.uint8, CODE_FILL),
+        "status": ((len(phases),), np.uint8, Status.NOT_COMPUTED),
+        "scene": ((len(phases),), np.uint16, SCENE_FILL),
+    }
+    inner_px = inner_chunk_px(core_px)
+    # Variable-length strings: fixed-length ones have no Zarr v3 specification.
+    names = {
+        "phase": np.array(phases, np.dtypes.StringDType()),
+        "class": np.array(classes, np.dtypes.StringDType()),
+    }
+    template = xr.Dataset(coords=names).assign_coords(xr_coords(geobox))
+    encoding = {}
+    for name, (outer, dtype, fill) in layout.items():
+        shape = (*outer, *geobox.shape)
+        dims = ("phase", "class", "y", "x") if name == "probability" else ("phase", "y", "x")
+        template[name] = (dims, da.zeros(shape, dtype=dtype, chunks=(*outer, chunk_px, chunk_px)))
+        template[name].attrs = {"grid_mapping": "spatial_ref"}
+        template[name].encoding = {}
+        encoding[name] = {
+            "chunks": (*(1 for _ in outer), inner_px, inner_px),
+            "shards": (*outer, chunk_px, chunk_px),
+            "fill_value": int(fill),
+        }
+    probability = template.probability.attrs
+    # Written as codes; xarray decodes them to [0, 1] with NaN. The attributes are CF's.
+    probability |= {"scale_factor": 1 / CODE_SCALE, "_FillValue": CODE_FILL, "long_name": "class probability"}
+    template.status.attrs |= {
+        "flag_values": [status.value for status in Status],
+        "flag_meanings": " ".join(status.name.lower() for status in Status),
+        "comment": f"the bit {CONTEXT_INCOMPLETE} is set where the network saw filled values",
+    }
+    template.to_zarr(
+        _zarr_store(out),
+        group=str(epsg_of(geobox)),
+        mode="w",
+        compute=False,
+        encoding=encoding,
+        consolidated=False,
+    )
+
+
+def write_zarr(probability: xr.DataArray, out: str) -> None:
+    """Writes what `predict_proba` gives as a Zarr group that a run's own cube reads like: codes of 1/200.
+
+    Args:
+        probability: Lazy or not, float (class, y, x) in [0, 1] with a CRS; NaN is missing.
+        out: Address of the folder; `probability.zarr/<epsg>` is made in it, or replaced.
+
+    Raises:
+        UsageError: the array has no CRS with an EPSG code.
+        InputRefusedError: the output cannot be written.
+    """
+    epsg = epsg_of(probability.odc.geobox)
+    encoding = {"probability": {"dtype": "uint8", "scale_factor": 1 / CODE_SCALE, "_FillValue": CODE_FILL}}
+    cube = probability.rename("probability").to_dataset()
+    names = np.array(cube["class"].values, np.dtypes.StringDType())
+    cube.assign_coords({"class": names}).to_zarr(
+        _zarr_store(out), group=str(epsg), mode="w", encoding=encoding, consolidated=False
+    )
+
+
+def inner_chunk_px(core_px: int) -> int:
+    """The largest divisor of the core that is a multiple of 16 and at most 512 px."""
+    return max(px for px in range(16, min(core_px, MOST_INNER_PX) + 1, 16) if core_px % px == 0)
+
+
+def write_chunk(out: str, geobox: GeoBox, chunk: Chunk, codes: ChunkCodes) -> None:
+    """Writes one chunk, whole shards only; the same chunk written twice ends in the same objects.
+
+    Raises:
+        InputRefusedError: the output cannot be written.
+        ValueError: the arrays are not the chunk's shape, or the chunk is not one whole shard.
+    """
+    arrays = open_arrays(out, geobox)
+    for name, values in (
+        ("probability", codes.probability),
+        ("status", codes.status),
+        ("scene", codes.scene),
+    ):
+        array = arrays[name]
+        side = array.shards[-1] if array.shards else 0
+        expected = tuple(
+            min(side, total - side * at)
+            for at, total in zip((chunk.row, chunk.col), geobox.shape, strict=True)
+        )
+        if (chunk.y0, chunk.x0) != (chunk.row * side, chunk.col * side) or values.shape[-2:] != expected:
+            raise ValueError(
+                f"chunk {chunk.name} at {chunk.y0}, {chunk.x0} with {values.shape} is not one shard of "
+                f"{side} px"
+            )
+        array[(..., *chunk.slices)] = values
+
+
+def open_arrays(out: str, geobox: GeoBox) -> dict[str, zarr.Array[Any]]:
+    """The arrays probability, status and scene of a run, as plain Zarr: codes, not decoded."""
+    store = _zarr_store(out)
+    # An empty chunk that is not written looks like a lost one.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return {
+            name: zarr.open_array(store, path=f"{epsg_of(geobox)}/{name}", mode="r+")
+            for name in ("probability", "status", "scene")
+        }
+
+
+def shard_px(out: str, geobox: GeoBox) -> int:
+    """Side of a run's chunks, as its arrays were laid out, px."""
+    shards = open_arrays(out, geobox)["status"].shards
+    if shards is None:
+        raise InputRefusedError(f"{out}/{CUBE} is not sharded: it was not written by coseis")
+    return shards[-1]
+
+
+def put_bytes(store: ObjectStore, key: str, content: bytes) -> None:
+    """Puts one object, whole or not at all.
+
+    Raises:
+        InputRefusedError: the output cannot be written.
+    """
+    try:
+        obstore.put(store, key, content)
+    except (OSError, obstore.exceptions.BaseError) as error:
+        raise InputRefusedError(f"output cannot be written: {key}: {error}") from error
+
+
+def get_bytes(store: ObjectStore, key: str) -> bytes | None:
+    """An object's bytes, or None where there is none."""
+    try:
+        return bytes(obstore.get(store, key).bytes())
+    except FileNotFoundError:
+        return None
+
+
+def put_record(store: ObjectStore, geobox: GeoBox, record: DoneRecord) -> None:
+    """Marks a chunk done; to be called after `write_chunk` and not before."""
+    put_bytes(store, f"{RECORDS}/{epsg_of(geobox)}/{record.chunk}.json", record.model_dump_json().encode())
+
+
+def read_records(store: ObjectStore, geobox: GeoBox, identity: str) -> dict[str, DoneRecord]:
+    """The done-records of a run by chunk name; a torn or another run's record counts as not done."""
+    records = {}
+    for key in _keys(store, f"{RECORDS}/{epsg_of(geobox)}/"):
+        try:
+            record = DoneRecord.model_validate_json(get_bytes(store, key) or b"")
+        except ValidationError:
+            continue
+        if record.identity == identity:
+            records[record.chunk] = record
+    return records
+
+
+def digest_of(identity: object) -> str:
+    """SHA-256 of a value's canonical JSON: sorted keys, no spaces."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _keys(store: ObjectStore, prefix: str) -> Iterator[str]:
+    for page in obstore.list(store, prefix=prefix):
+        for entry in page:
+            yield entry["path"]
+
+
+def _zarr_store(out: str) -> "zarr.storage.ObjectStore[ObjectStore]":
+    return zarr.storage.ObjectStore(open_store(f"{out.rstrip('/')}/{CUBE}"))

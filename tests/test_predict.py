@@ -1,0 +1,172 @@
+"""Exact windows: tiled equals whole on floats, whatever the core, the batch or the Dask chunks."""
+
+import dask
+import keras
+import numpy as np
+import pytest
+from rasterio.windows import Window
+
+from coseis.card import ModelCard, Normalization, Stretch
+from coseis.cube import Recipe, load_cube, read_window
+from coseis.errors import UsageError
+from coseis.features import make_features
+from coseis.model import build_unet, save_model
+from coseis.predict import predict_features, predict_proba, ready_network, to_codes
+from coseis.types import Status
+from coseis.windows import HALO_PX, window_px
+from making import BANDS, area_of, found_of, grid, texture, write_scene
+
+
+def tiny_card(padding="same", classes=("landslide",)):
+    return ModelCard(
+        name=f"tiny-{padding}", bands=BANDS, inputs={"display": Stretch(low=0, high=255)},
+        normalization=Normalization(kind="fixed", mean=(0.4,) * 3, std=(0.2,) * 3), resolution_m=(2, 11),
+        padding=padding, base_filters=2, classes=classes, halo_px=HALO_PX[padding], weights_sha256="",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A random network of each padding, with weights large enough that context matters."""
+    made = {}
+    for padding in ("same", "valid"):
+        keras.utils.set_random_seed(7)
+        card = tiny_card(padding)
+        network = build_unet(card)
+        folder = tmp_path_factory.mktemp(padding)
+        made[padding] = save_model(network, card, folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def features():
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(960, 960, 3)).astype(np.float32)
+
+
+def around(features, halo, size):
+    """The area of `size` at 192, 192 with its halo."""
+    start = 192 - halo
+    return features[start : start + size + 2 * halo, start : start + size + 2 * halo]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("core", [64, 192, 288])
+def test_tiled_equals_whole(models, features, padding, core):
+    """The whole is one window of 576 px; cores of 64, 192 and 288 px must give its very numbers."""
+    model, halo = models[padding], HALO_PX[padding]
+    area = around(features, halo, 576)
+    whole_network = ready_network(model, precision="float32", core_px=576, batch=1)
+    whole = predict_features(area, whole_network, model.card, core_px=576)
+    network = ready_network(model, precision="float32", core_px=core, batch=2)
+    tiled = predict_features(area, network, model.card, core_px=core, batch=2)
+    assert whole.std() > 1e-3
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_off_the_lattice_is_not_exact(models, features, padding):
+    """The lattice is no superstition: the same core, its window 8 px off, gives other numbers."""
+    model, halo = models[padding], HALO_PX[padding]
+    network = ready_network(model, precision="float32", core_px=64, batch=1)
+    on = predict_features(around(features, halo, 64), network, model.card, core_px=64)
+    start = 192 - halo - 8
+    shifted = features[start : start + 64 + 2 * halo, start : start + 64 + 2 * halo]
+    off = predict_features(shifted, network, model.card, core_px=64)
+    assert np.abs(on[0, :56, :56] - off[0, 8:, 8:]).max() > 1e-4
+
+
+def test_area_must_be_whole_cores(models, features):
+    model = models["same"]
+    with pytest.raises(UsageError, match="not a whole number of cores of 64 px"):
+        predict_features(features[:292, :292], lambda w: w, model.card, core_px=64)
+    with pytest.raises(UsageError, match="nearest legal core is 96 px"):
+        ready_network(model, precision="float32", core_px=100, batch=1)
+
+
+def test_unwanted_cores_are_not_computed(models):
+    card = models["same"].card
+    calls = []
+
+    def network(windows):
+        calls.append(len(windows))
+        return np.ones((*windows.shape[:3], 1), np.float32)
+
+    wanted = np.zeros((128, 192), bool)
+    wanted[70, 100] = True
+    area = np.zeros((128 + 192, 192 + 192, 3), np.float32)
+    out = predict_features(area, network, card, core_px=64, wanted=wanted)
+    assert len(calls) == 1
+    assert out[0, 64:, 64:128].all()
+    assert not out[0, :64].any()
+
+
+def test_several_classes_drop_the_background():
+    card = tiny_card(classes=("landslide", "water"))
+
+    def network(windows):
+        shape = (*windows.shape[:3], 3)
+        return np.broadcast_to(np.array([0.7, 0.2, 0.1], np.float32), shape)
+
+    out = predict_features(np.zeros((256, 256, 3), np.float32), network, card, core_px=64)
+    np.testing.assert_array_equal(out[:, 0, 0], np.array([0.2, 0.1], np.float32))
+
+
+def test_codes_are_exact_for_two_decimals():
+    thresholds = np.arange(101, dtype=np.float32) / 100
+    np.testing.assert_array_equal(to_codes(thresholds), np.arange(0, 201, 2))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A scene smaller than its grid, so that both ways see the same surroundings: nothing."""
+    pixels = texture((3, 400, 520), seed=5)
+    pixels[:, 150:180, 90:140] = 0
+    geobox = grid(500, 620)
+    affine = geobox.affine @ geobox.affine.translation(50, 40)
+    scene = write_scene(tmp_path_factory.mktemp("scene") / "s.tif", pixels, affine)
+    return found_of([scene], area_of(geobox)), geobox
+
+
+@pytest.mark.parametrize("chunk_px", [128, 200, 1024])
+def test_lazy_probability_equals_the_tasks(models, found, chunk_px):
+    """predict_proba over dask.array.overlap, for any chunks, equals reading with halos and predicting."""
+    event, geobox = found
+    model = models["same"]
+    halo, core = HALO_PX["same"], 128
+    recipe = Recipe(geobox, BANDS, ("post",), event.scenes, event.event.aoi)
+    area = Window(-halo, -halo, 640 + 2 * halo, 512 + 2 * halo)
+    cube = read_window(recipe, area)
+    features = make_features(cube.image[0], cube.scene[0], {0: event.scenes[0]}, model.card)
+    network = ready_network(model, precision="float32", core_px=core, batch=1)
+    expected = predict_features(features, network, model.card, core_px=core)[:, :500, :620]
+    lazy = predict_proba(
+        load_cube(event, geobox, chunk_px=chunk_px), model, precision="float32", core_px=core
+    )
+    with dask.config.set(scheduler="synchronous"):
+        result = lazy.compute()
+    seen = (cube.status[0] == Status.OBSERVED)[halo : halo + 500, halo : halo + 620]
+    assert result.dims == ("class", "y", "x")
+    np.testing.assert_array_equal(np.isfinite(result.values[0]), seen)
+    np.testing.assert_array_equal(result.values[0][seen], expected[0][seen])
+
+
+def test_cube_without_the_models_bands_is_refused(models, found):
+    event, geobox = found
+    cube = load_cube(event, geobox).sel(band=["red", "green"])
+    with pytest.raises(
+        UsageError, match="needs bands red, green, blue of phase post; the cube has bands red, green"
+    ):
+        predict_proba(cube, models["same"])
+    with pytest.raises(UsageError, match="of phase pre"):
+        predict_proba(load_cube(event, geobox), models["same"], phase="pre")
+
+
+def test_window_sizes_follow_the_padding(models):
+    assert window_px(384, "valid") == 572
+    shapes = {
+        p: m.network("float32")(np.zeros((1, window_px(64, p), window_px(64, p), 3))).shape
+        for p, m in models.items()
+    }
+    assert shapes["same"][1] == 256
+    assert shapes["valid"][1] == 68
