@@ -1,3 +1,63 @@
-"""coseis maps the landslides that an earthquake set off, over the whole affected region."""
+"""coseis maps the landslides that an earthquake set off, over the whole affected region.
+
+The names below, in the order of a map: an event, its scenes, a lazy cube, a model, probabilities, polygons.
+They are imported when they are first used, so that `import coseis` loads neither TensorFlow nor GDAL.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from coseis.cube import load_cube
+    from coseis.evaluate import score
+    from coseis.event import Event, read_event
+    from coseis.model import load_model
+    from coseis.pipeline import map_event
+    from coseis.predict import predict_proba
+    from coseis.publish import write_tiles
+    from coseis.search import search_items
+    from coseis.store import write_zarr
+    from coseis.train import train_model
+    from coseis.vectorize import polygonize
+
+_HOMES = {
+    "Event": "event",
+    "read_event": "event",
+    "search_items": "search",
+    "load_cube": "cube",
+    "load_model": "model",
+    "predict_proba": "predict",
+    "write_zarr": "store",
+    "polygonize": "vectorize",
+    "write_tiles": "publish",
+    "score": "evaluate",
+    "train_model": "train",
+    "map_event": "pipeline",
+}
+
+__all__ = [
+    "Event",
+    "load_cube",
+    "load_model",
+    "map_event",
+    "polygonize",
+    "predict_proba",
+    "read_event",
+    "score",
+    "search_items",
+    "train_model",
+    "write_tiles",
+    "write_zarr",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coseis' has no attribute {name!r}; public names: {', '.join(_HOMES)}")
+    return getattr(import_module(f"coseis.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

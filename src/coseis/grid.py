@@ -113,8 +113,7 @@ def window_bounds(geobox: GeoBox, window: Window) -> tuple[float, float, float, 
 
 @lru_cache(maxsize=4096)
 def _projected(geometry: str, crs: CRS) -> BaseGeometry:
-    polygon: shapely.Geometry = (
-        Geometry(json.loads(geometry), "EPSG:4326").to_crs(crs, resolution=DENSIFY_DEG).geom
-    )
-    shapely.prepare(polygon)
+    area = Geometry(json.loads(geometry), "EPSG:4326").to_crs(crs, resolution=DENSIFY_DEG)
+    polygon: BaseGeometry = area.geom
+    shapely.prepare([polygon])
     return polygon

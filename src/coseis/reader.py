@@ -24,10 +24,13 @@ from rasterio.io import DatasetReader
 from rasterio.warp import Resampling, reproject, transform_bounds
 from rasterio.windows import Window
 
-from coseis.addresses import gdal_environment, public_form, to_gdal
+from coseis.addresses import gdal_environment, harden_process, public_form, to_gdal
 from coseis.errors import InputRefusedError
 from coseis.grid import crs_of
 from coseis.types import BandSource, Percentiles, Scene
+
+# GDAL registers its drivers when it is first used, in a client, a worker or a notebook: before that.
+harden_process()
 
 BLOCK_PX = 512
 """Side of what is reprojected at once; part of a run's identity."""

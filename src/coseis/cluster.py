@@ -1,0 +1,136 @@
+"""A Dask client for a run: a local cluster, a scheduler's address, or the client that was passed in."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed.comm.core import CommClosedError
+
+from coseis.config import ClusterConfig
+from coseis.errors import CoseisError, UnreachableError, UsageError
+
+CONNECT_TIMEOUT_S = 30
+"""A scheduler that does not answer, and workers that do not come, end the run after this long."""
+QUEUED_PER_THREAD = 2
+"""Tasks in flight per worker thread: one runs, one waits; what is not submitted costs no memory."""
+
+Job = TypeVar("Job")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job has no result."""
+
+    reason: str
+
+
+@contextmanager
+def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[Client]:
+    """The client to work with; one made here is closed at the end, one passed in is left alone.
+
+    Raises:
+        UsageError: a tls:// scheduler, and the certificates for it are not configured.
+        UnreachableError: the scheduler does not answer, or no worker comes, within CONNECT_TIMEOUT_S.
+    """
+    if client is not None:
+        _await_workers(client)
+        yield client
+        return
+    if config.scheduler == "local":
+        with _local_cluster(config) as cluster, Client(cluster) as own:
+            yield own
+        return
+    try:
+        own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S)
+    except OSError as error:
+        raise UnreachableError(
+            f"scheduler {config.scheduler} does not answer ({error}); run again"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"scheduler {config.scheduler} cannot be used ({error}); for tls:// name the certificates in "
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, __CLIENT__CERT and __CLIENT__KEY"
+        ) from error
+    with own:
+        _await_workers(own)
+        yield own
+
+
+def run_jobs(
+    client: Client, function: Callable[..., Any], jobs: Sequence[tuple[str, Job, tuple[Any, ...]]]
+) -> Iterator[tuple[Job, Any]]:
+    """Runs a function over many jobs with a bounded number in flight, as they end.
+
+    Args:
+        client: Where to run.
+        function: Called as function(*arguments).
+        jobs: (key, job, arguments) each; the key names the task, the job is handed back with its result.
+
+    Yields:
+        (job, result) in the order of completion. A CoseisError or a lost worker is handed back as a
+        Failure, so that the rest goes on; any other exception is a fault of ours and is raised.
+
+    Raises:
+        UnreachableError: the scheduler is lost.
+    """
+    waiting = iter(jobs)
+    running: dict[Any, Job] = {}
+
+    def submit(count: int) -> Iterable[Any]:
+        # The range first: zip would else take a job from `waiting` and drop it.
+        for _, (key, job, arguments) in zip(range(count), waiting, strict=False):
+            future = client.submit(_guarded, function, *arguments, key=key, pure=False)
+            running[future] = job
+            yield future
+
+    try:
+        ended = as_completed(list(submit(max(1, _thread_count(client)) * QUEUED_PER_THREAD)))
+        for future in ended:
+            job = running.pop(future)
+            try:
+                result = future.result()
+            except KilledWorker:
+                result = Failure(
+                    "its worker died again and again: too little memory, or a fault in a library"
+                )
+            ended.update(list(submit(1)))
+            future.release()
+            yield job, result
+    except (CommClosedError, TimeoutError, ConnectionError) as error:
+        raise UnreachableError(f"the scheduler is lost ({error}); run again with --resume") from error
+
+
+def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls on the worker; an error travels as its text, because GDAL's exceptions cannot be unpickled."""
+    try:
+        return function(*arguments)
+    except CoseisError as error:
+        return Failure(str(error))
+
+
+@contextmanager
+def _local_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
+    with LocalCluster(
+        n_workers=config.workers,
+        threads_per_worker=config.threads,
+        processes=True,
+        # Any free port: with None Dask takes 8787, and warns on stderr when another run has it.
+        dashboard_address="127.0.0.1:0",
+        silence_logs=40,
+    ) as cluster:
+        yield cluster
+
+
+def _await_workers(client: Client) -> None:
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
+    except (TimeoutError, OSError) as error:
+        raise UnreachableError(
+            f"no worker joined scheduler {client.scheduler_info()['address']} within {CONNECT_TIMEOUT_S} s"
+        ) from error
+
+
+def _thread_count(client: Client) -> int:
+    return sum(client.nthreads().values())

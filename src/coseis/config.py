@@ -1,0 +1,243 @@
+"""Settings of a run: a YAML file and command-line options go in, one checked, frozen `MapConfig` comes out.
+
+A model a stage; each field's description is also the help of its command-line option. Credentials are no
+settings: they come from the environment and appear nowhere else.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from coseis.errors import UsageError
+from coseis.types import Value
+
+
+def _as_tuple(value: object) -> object:
+    """`a,b` and `a` to a tuple: what people write in YAML and on a command line."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _as_text(value: object) -> object:
+    """A box written as a list of four to the text that the command line takes."""
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _is_scheduler(address: str) -> str:
+    """Refuses what is no scheme://host:port: Dask would wait for ever for an empty host."""
+    try:
+        parts = urlsplit(address)
+        complete = parts.scheme in ("tcp", "tls") and bool(parts.hostname) and bool(parts.port)
+    except ValueError:  # the port is no number, or too large
+        complete = False
+    if not complete and address != "local":
+        raise ValueError("local, tcp://HOST:PORT or tls://HOST:PORT")
+    return address
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Area = Annotated[str, BeforeValidator(_as_text)]
+Scheduler = Annotated[str, AfterValidator(_is_scheduler)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+EMPTY = ("", "~", "null", None)
+"""What a YAML file holds where a key has no value."""
+Setting = TypeVar("Setting", bound=Value)
+
+
+class SearchConfig(Value):
+    """Which scenes are used."""
+
+    catalog: str = Field(description="STAC API, static catalog or item collection: address or path.")
+    aoi: Area = Field(description="File of polygons (any CRS), or west,south,east,north in degrees.")
+    event_time: str = Field(description="ISO time with its zone, e.g. 2018-09-05T18:08:00Z.")
+    collection: Words = Field((), description="Collections to search; all if not given.")
+    pre: str | None = Field(None, description="Dates of scenes before, START/END; a year if not given.")
+    post: str | None = Field(None, description="Dates of scenes after, START/END; 180 days if not given.")
+    max_cloud: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None, description="Most cloud cover of a scene, percent."
+    )
+    quality: Words = Field(("standard",), description="Values of pl:quality_category to accept.")
+    include: Words = Field((), description="Item ids to use in spite of filters or a straddling interval.")
+    exclude: Words = Field((), description="Item ids never to use.")
+    allow_missing_pre: bool = Field(False, description="Go on with scenes after the event only.")
+    allow_host: Words = Field((), description="Hosts beside the catalog's own that assets may lie on.")
+    allow_root: Words = Field((), description="Folders beside a local catalog's own that assets may lie in.")
+
+
+class ModelConfig(Value):
+    """Which network, and how exactly it computes."""
+
+    model: str | None = Field(
+        None, description="Folder or ZIP file of a model; the shipped one if not given."
+    )
+    force_resolution: bool = Field(
+        False, description="Run a model outside its range of pixel sizes; recorded in run.json."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="What the network computes in; auto: bfloat16 where the hardware has it."
+    )
+    core: int | None = Field(None, description="Core of a window, px, a multiple of 16; chosen if not given.")
+    batch: Annotated[int, Field(ge=1)] = Field(1, description="Windows a call of the network.")
+
+
+class OutputConfig(Value):
+    """What is written, and where."""
+
+    out: str = Field(description="Where the run is written: folder, s3://, gs:// or az://.")
+    resolution: Annotated[Finite, Field(gt=0)] | None = Field(
+        None, description="Pixel size, m; that of the scenes after the event if not given."
+    )
+    crs: str | None = Field(None, description="Projected CRS; the UTM zone of the AOI if not given.")
+    chunk: int | None = Field(
+        None, description="Side of a chunk, px: a whole number of cores; one core if not given."
+    )
+    threshold: Literal["card", "otsu", "isodata"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "card", description="Landslide is what is at or above it: a rule, or a probability from 0 to 1."
+    )
+    min_area: Annotated[Finite, Field(ge=0)] = Field(100.0, description="Least area of a polygon, m2.")
+    resume: bool = Field(False, description="Go on with the run in the output; starts one if it is empty.")
+    tolerate_failed: Annotated[int, Field(ge=0)] = Field(
+        0, description="Failed chunks up to this number still end with exit code 0."
+    )
+
+
+class ClusterConfig(Value):
+    """Where the work runs; none of it changes a pixel."""
+
+    scheduler: Scheduler = Field(
+        "local", description="local, or a Dask scheduler: tcp://HOST:PORT or tls://HOST:PORT."
+    )
+    workers: Annotated[int, Field(ge=1)] = Field(1, description="Worker processes of a local cluster.")
+    threads: Annotated[int, Field(ge=1)] = Field(
+        2, description="Threads a local worker: one computes, the others read and write."
+    )
+
+
+class MapConfig(Value):
+    """Everything that `coseis map` takes; stored, resolved, in run.json."""
+
+    search: SearchConfig
+    model: ModelConfig = ModelConfig()
+    output: OutputConfig
+    cluster: ClusterConfig = ClusterConfig()
+
+
+def stage_options() -> Iterator[tuple[str, str, FieldInfo]]:
+    """(stage, name, field) of every setting of `MapConfig`; names are unique over the stages."""
+    for stage, field in MapConfig.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, Value):
+            for name, option in model.model_fields.items():
+                yield stage, name, option
+
+
+def load_config(path: Path | None, options: Mapping[str, Any]) -> MapConfig:
+    """The resolved configuration: options override the file, the file overrides the defaults.
+
+    Args:
+        path: YAML with one mapping a stage (search, model, output, cluster), or None. A setting that has no
+            value there counts as not given.
+        options: Values by name, as of `stage_options`; those that were not given are left out.
+
+    Raises:
+        UsageError: unreadable file, unknown key, or a value of the wrong kind; all of them are named.
+    """
+    stages: dict[str, Any] = {stage: {} for stage in MapConfig.model_fields}
+    for stage, settings in (_read_yaml(path) if path else {}).items():
+        stages[stage] = settings
+    for stage, name, _ in stage_options():
+        if name in options:
+            stages[stage] = {**stages[stage], name: options[name]}
+    try:
+        return MapConfig.model_validate(stages)
+    except ValidationError as error:
+        problems = [(str(problem["loc"][0]), str(problem["loc"][1]), problem) for problem in error.errors()]
+        raise UsageError(_explain(problems, path, options)) from error
+
+
+def load_stage(stage: type[Setting], options: Mapping[str, Any]) -> Setting:
+    """One stage alone, for the commands that need no more: `load_stage(SearchConfig, options)`.
+
+    Raises:
+        UsageError: a value is missing or of the wrong kind; all of them are named.
+    """
+    try:
+        return stage.model_validate(dict(options))
+    except ValidationError as error:
+        problems = [("", str(problem["loc"][0]), problem) for problem in error.errors()]
+        raise UsageError(_explain(problems, None, options)) from error
+
+
+def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
+    """Stage to its settings. Scalars stay the text that was written, as on a command line.
+
+    YAML's own types would turn an item id such as 20180911_011530_1001 into a number, and a time into one
+    without the zone that it was written with.
+    """
+    try:
+        # BaseLoader makes text, lists and mappings only, so it is as safe as safe_load.
+        stages = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UsageError(f"config {path} cannot be read: {reason}") from error
+    if not isinstance(stages, dict) and stages not in EMPTY:
+        raise UsageError(f"config {path} is no mapping; {_shape()}")
+    given: dict[str, dict[str, Any]] = {}
+    for stage, settings in (stages or {}).items():
+        if stage not in MapConfig.model_fields:
+            raise UsageError(f"{path}: {stage} is not a stage{_hint(stage)}; {_shape()}")
+        if not isinstance(settings, dict) and settings not in EMPTY:
+            raise UsageError(f"{path}: {stage} is {settings!r}; {_shape()}")
+        items = settings.items() if isinstance(settings, dict) else ()
+        given[stage] = {name: value for name, value in items if value not in EMPTY}
+    return given
+
+
+def _shape() -> str:
+    return f"expected {', '.join(MapConfig.model_fields)}, each with its settings beneath"
+
+
+def _hint(name: str, stage: str | None = None) -> str:
+    """What was probably meant by a name that is no setting of its stage, and where that belongs."""
+    places = {option: place for place, option, _ in stage_options()}
+    folded = name.replace("-", "_").lower()
+    if folded in places and places[folded] != stage:
+        return f"; {folded} belongs under {places[folded]}"
+    known = [*places, *(() if stage else MapConfig.model_fields)]
+    close = difflib.get_close_matches(folded, known, n=1)
+    if not close:
+        return ""
+    where = f" under {places[close[0]]}" if places.get(close[0], stage) != stage else ""
+    return f"; did you mean {close[0]}{where}?"
+
+
+def _explain(
+    problems: Sequence[tuple[str, str, ErrorDetails]], path: Path | None, options: Mapping[str, Any]
+) -> str:
+    """All problems (stage, name, what) in a user's words, each named as written: an option or a key."""
+    missing: list[str] = []
+    unknown: list[str] = []
+    wrong: dict[str, list[str]] = {}
+    for stage, name, problem in problems:
+        in_file = path is not None and name not in options
+        place = f"{stage}.{name}" if in_file else f"--{name.replace('_', '-')}"
+        if problem["type"] == "missing":
+            missing.append(place)
+        elif problem["type"] == "extra_forbidden":
+            unknown.append(f"{place} is not a setting{_hint(name, stage)}")
+        else:
+            # A union fails once a member: its expectations belong together.
+            expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            wrong.setdefault(f"{place} is {problem['input']!r}", []).append(expected.partition(", unable")[0])
+    said = [f"{', '.join(missing)} missing"] if missing else []
+    said += unknown
+    said += [f"{what}; expected {' or '.join(wanted)}" for what, wanted in wrong.items()]
+    return "; ".join(said) if path is None else f"{path}: {'; '.join(said)}"

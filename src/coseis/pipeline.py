@@ -1,0 +1,299 @@
+"""The main job: a configuration goes in, the landslide map of an event comes out under one address.
+
+Predict is one pass over the chunks; threshold, polygons and files are passes of their own over what it
+wrote, so a new threshold needs no new inference.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+from obstore.store import ObjectStore
+from odc.geo.geobox import GeoBox
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from coseis.addresses import open_store
+from coseis.cluster import Failure, connected, run_jobs
+from coseis.config import MapConfig, OutputConfig
+from coseis.errors import InputRefusedError
+from coseis.evaluate import Scores, open_labels, score_blocks
+from coseis.plan import ITEMS, Plan, chunk_size, make_plan, read_plan
+from coseis.predict import probe_device
+from coseis.report import RUN, FailedChunk, RunReport, publish_run
+from coseis.store import create_cube, get_bytes, open_arrays, read_records, shard_px
+from coseis.task import TaskReport, fail_chunk, map_chunk
+from coseis.threshold import ThresholdChoice, choose_threshold
+from coseis.types import CODE_SCALE, CONTEXT_INCOMPLETE, Status
+from coseis.vectorize import BlockPieces, merge_blocks, trace_block
+from coseis.windows import Chunk, chunk_grid
+
+VECTORIZE_PX = 2048
+"""Side of the blocks that are traced at once: measured quickest; larger blocks leave the cache."""
+
+
+def map_event(
+    config: MapConfig, *, client: Client | None = None, console: Console | None = None
+) -> RunReport:
+    """Maps the landslides of an event, from the catalog to polygons and tiles.
+
+    Args:
+        config: The resolved configuration.
+        client: A connected Dask client to use in place of the configured cluster; it is left open.
+        console: Where progress is shown; default: nowhere.
+
+    Returns:
+        The report that is also written to run.json.
+
+    Raises:
+        UsageError: the configuration, the area or the model is at fault.
+        InputRefusedError: the catalog, an asset or the output is.
+        UnreachableError: the catalog, the output or the scheduler does not answer, or is lost.
+    """
+    clock = Clock()
+    store = open_store(config.output.out, prove_writable=True)
+    with _progress(console) as progress, ExitStack() as stack:
+
+        @cache
+        def connection() -> Client:
+            # First needed when the plan asks a worker: a wrong request must not wait for a cluster.
+            return stack.enter_context(connected(config.cluster, client))
+
+        with clock("plan"), _step(progress, "search and measure scenes"):
+            plan = make_plan(config, store, lambda: connection().submit(probe_device, pure=False).result())
+            chunk_px = _lay_out(plan, store, config)
+        with clock("predict"):
+            reports, failures = _predict(plan, chunk_px, config.output, connection(), progress)
+        return _finish(plan, config, connection(), clock, progress, reports=reports, failures=failures)
+
+
+def vectorize_run(
+    config: OutputConfig, *, client: Client | None = None, console: Console | None = None
+) -> RunReport:
+    """Draws the polygons of a finished run anew, with another threshold or least area: no inference.
+
+    Args:
+        config: `out` is the run; `threshold` and `min_area` are the new ones.
+        client: As for `map_event`.
+        console: As for `map_event`.
+
+    Raises:
+        InputRefusedError: there is no run at `out`.
+    """
+    store = open_store(config.out)
+    earlier = _read_report(store, config.out)
+    changed = {"threshold": config.threshold, "min_area": config.min_area, "out": config.out}
+    output = earlier.config.output.model_copy(update=changed)
+    run = earlier.config.model_copy(update={"output": output})
+    plan = read_plan(get_bytes(store, ITEMS) or b"", config.out)
+    clock = Clock(earlier.seconds)
+    with _progress(console) as progress, connected(run.cluster, client) as connection:
+        return _finish(plan, run, connection, clock, progress, failures=earlier.failed)
+
+
+def score_run(out: str, labels: str | Path) -> Scores:
+    """Scores a finished run's map at its threshold against labels, where the post phase was observed.
+
+    Args:
+        out: Address of the run.
+        labels: Polygons or a raster, see `evaluate.open_labels`.
+
+    Raises:
+        InputRefusedError: there is no finished run at `out`.
+        UsageError: the labels cannot be used.
+    """
+    store = open_store(out)
+    report = _read_report(store, out)
+    plan = read_plan(get_bytes(store, ITEMS) or b"", out)
+    arrays = open_arrays(out, plan.geobox)
+    post = plan.identity.phases.index("post")
+
+    def read_prediction(part: GeoBox) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        col, row = (round(value) for value in ~plan.geobox.affine @ (part.affine.c, part.affine.f))
+        place = (post, slice(row, row + part.shape.y), slice(col, col + part.shape.x))
+        codes = np.asarray(arrays["probability"][(post, 0, *place[1:])])
+        status = np.asarray(arrays["status"][place]) & ~np.uint8(CONTEXT_INCOMPLETE)
+        observed = status == Status.OBSERVED
+        return (codes >= report.threshold.code) & observed, observed
+
+    parts = [plan.geobox[block.slices] for block in chunk_grid(plan.identity.shape, VECTORIZE_PX)]
+    return score_blocks(parts, read_prediction, open_labels(labels, plan.geobox))
+
+
+class Clock:
+    """Seconds a stage, by name."""
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds = dict(seconds or {})
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Times what runs within."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def _read_report(store: ObjectStore, out: str) -> RunReport:
+    kept = get_bytes(store, RUN)
+    if kept is None:
+        raise InputRefusedError(f"{out} holds no finished run (no {RUN}); run coseis map first")
+    return RunReport.model_validate_json(kept)
+
+
+def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> int:
+    """Makes the empty cube unless chunks were already done, and returns its chunk size, px.
+
+    A resumed run keeps the chunk size that it was begun with: the shards are there.
+    """
+    identity = plan.identity
+    if read_records(store, plan.geobox, identity.digest()):
+        return shard_px(config.output.out, plan.geobox)
+    chunk_px = chunk_size(config, identity.core_px)
+    create_cube(
+        config.output.out,
+        plan.geobox,
+        phases=identity.phases,
+        classes=plan.card.classes,
+        core_px=identity.core_px,
+        chunk_px=chunk_px,
+    )
+    return chunk_px
+
+
+def _predict(
+    plan: Plan, chunk_px: int, output: OutputConfig, client: Client, progress: Progress
+) -> tuple[list[TaskReport], list[FailedChunk]]:
+    """All chunks that have no done-record yet; a chunk that fails is written as failed and listed."""
+    identity = plan.identity.digest()
+    done = read_records(open_store(output.out), plan.geobox, identity)
+    chunks = plan.chunks(chunk_px)
+    jobs = [
+        (f"map-{identity[:8]}-{chunk.name}", chunk, (plan.for_area(plan.area(chunk)), chunk, output.out))
+        for chunk in chunks
+        if chunk.name not in done
+    ]
+    reports: list[TaskReport] = []
+    failures: list[FailedChunk] = []
+    bar = progress.add_task("predict", total=len(chunks), completed=len(chunks) - len(jobs))
+    for chunk, result in run_jobs(client, map_chunk, jobs):
+        if isinstance(result, Failure):
+            fail_chunk(plan, chunk, output.out)
+            failures.append(FailedChunk(chunk=chunk.name, reason=result.reason))
+        else:
+            reports.append(result)
+        progress.advance(bar)
+    return reports, failures
+
+
+def _finish(
+    plan: Plan,
+    config: MapConfig,
+    client: Client,
+    clock: Clock,
+    progress: Progress,
+    *,
+    reports: list[TaskReport] | None = None,
+    failures: Sequence[FailedChunk] = (),
+) -> RunReport:
+    """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
+    store = open_store(config.output.out)
+    done = read_records(store, plan.geobox, plan.identity.digest())
+    records = list(done.values())
+    reasons = {failure.chunk: failure for failure in failures}
+    failed = [
+        reasons.get(chunk.name, FailedChunk(chunk=chunk.name, reason="it was never computed"))
+        for chunk in plan.chunks(shard_px(config.output.out, plan.geobox))
+        if chunk.name not in done
+    ]
+    histogram = np.zeros(CODE_SCALE + 1, np.int64)
+    for record in records:
+        histogram += np.array(record.histogram)
+    threshold = choose_threshold(config.output.threshold, histogram, plan.card.threshold)
+    with clock("vectorize"):
+        pieces = _trace(plan, config.output, threshold, client, progress)
+        polygons = merge_blocks(
+            pieces,
+            plan.geobox,
+            item_ids={scene.index: scene.item_id for scene in plan.found.scenes},
+            model_digest=plan.identity.model,
+            min_area_m2=config.output.min_area,
+        )
+    with _step(progress, "publish"):
+        return publish_run(
+            plan,
+            config,
+            store,
+            clock,
+            polygons=polygons,
+            threshold=threshold,
+            records=records,
+            tasks=reports or [],
+            failures=failed,
+        )
+
+
+def _trace(
+    plan: Plan, output: OutputConfig, threshold: ThresholdChoice, client: Client, progress: Progress
+) -> list[BlockPieces]:
+    blocks = list(chunk_grid(plan.identity.shape, VECTORIZE_PX))
+    identity = plan.identity.digest()
+    jobs = [
+        (
+            f"trace-{identity[:8]}-{block.name}-{time.time_ns()}",
+            block,
+            (plan, block, threshold.code, output.out),
+        )
+        for block in blocks
+    ]
+    bar = progress.add_task("draw polygons", total=len(jobs))
+    pieces = []
+    for block, result in run_jobs(client, trace_run_block, jobs):
+        if isinstance(result, Failure):
+            raise InputRefusedError(f"the probability cube cannot be read at {block.name}: {result.reason}")
+        pieces.append(result)
+        progress.advance(bar)
+    return pieces
+
+
+def trace_run_block(plan: Plan, block: Chunk, threshold_code: int, out: str) -> BlockPieces:
+    """Traces one block of a run's cube: the post phase, the first class."""
+    arrays = open_arrays(out, plan.geobox)
+    post = plan.identity.phases.index("post")
+    rows, cols = block.slices
+    codes: NDArray[Any] = np.asarray(arrays["probability"][post, 0, rows, cols])
+    status: NDArray[Any] = np.asarray(arrays["status"][post, rows, cols])
+    scene: NDArray[Any] = np.asarray(arrays["scene"][post, rows, cols])
+    return trace_block(codes, status, scene, origin=(block.y0, block.x0), threshold_code=threshold_code)
+
+
+def _progress(console: Console | None) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console or Console(quiet=True),
+    )
+
+
+@contextmanager
+def _step(progress: Progress, description: str) -> Iterator[None]:
+    """Shows a stage that has no parts to count."""
+    bar = progress.add_task(description, total=1)
+    yield
+    progress.advance(bar)

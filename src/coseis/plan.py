@@ -1,0 +1,274 @@
+"""A configuration goes in, a frozen plan of the run comes out: scenes, grid, sizes, identity.
+
+The plan is written to items.json before any pixel is predicted. Whoever has it (a resumed run, another
+machine, a later `vectorize`) computes the same bytes.
+"""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+from affine import Affine
+from obstore.store import ObjectStore
+from odc.geo.geobox import GeoBox
+from pydantic import ValidationError
+from rasterio.windows import Window
+
+from coseis import __version__
+from coseis.addresses import AddressPolicy, check_redirects
+from coseis.card import ModelCard
+from coseis.catalogs import catalog_address
+from coseis.config import MapConfig, SearchConfig
+from coseis.cube import Recipe
+from coseis.errors import InputRefusedError, UsageError
+from coseis.event import Found, read_event
+from coseis.grid import native_resolution_m, output_geobox, scenes_touching
+from coseis.model import Model, Precision, check_bands, load_model
+from coseis.reader import BLOCK_PX, inspect_scene
+from coseis.search import SearchFilters, search_items
+from coseis.store import digest_of, get_bytes, put_bytes
+from coseis.types import PHASES, Phase, Scene, Value
+from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
+
+ITEMS = "items.json"
+MODEL = "model"
+"""Folder of the run that holds its model's card and weights."""
+INSPECT_THREADS = 16
+"""Headers and overviews are small remote reads: more threads than cores."""
+
+
+class Identity(Value):
+    """What must be equal for two runs to give the same bytes."""
+
+    scenes: str
+    """Digest of the scenes: files, order, statistics."""
+    aoi: str
+    """Digest of the area."""
+    crs: str
+    transform: tuple[float, ...]
+    shape: tuple[int, int]
+    phases: tuple[Phase, ...]
+    block_px: int
+    core_px: int
+    batch: int
+    precision: Precision
+    device: str
+    """`cpu` or the GPU's name: another kind rounds otherwise, so its workers are refused."""
+    platform: str
+    """Operating system, for the same reason."""
+    model: str
+    """Digest of the weights."""
+    card: str
+    """Digest of the card: normalization, fill and stretch act on every pixel."""
+    code: str
+    """Version of coseis."""
+
+    def digest(self) -> str:
+        """SHA-256 over all of it."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+class Plan(Value):
+    """One run, decided: nothing that follows looks at the catalog or the configuration again."""
+
+    identity: Identity
+    found: Found
+    card: ModelCard
+    forced_resolution: bool
+    """The model runs outside its range of pixel sizes, by --force-resolution."""
+
+    @cached_property
+    def geobox(self) -> GeoBox:
+        """The output grid."""
+        return GeoBox(self.identity.shape, Affine(*self.identity.transform), self.identity.crs)
+
+    def recipe(self) -> Recipe:
+        """How to make the cube of this plan's scenes."""
+        return Recipe(
+            self.geobox, self.card.bands, self.identity.phases, self.found.scenes, self.found.event.aoi
+        )
+
+    def for_area(self, area: Window) -> "Plan":
+        """The plan with only the scenes that touch an area: what a task needs to be sent."""
+        touching = scenes_touching(self.found.scenes, self.geobox, area)
+        return self.model_copy(update={"found": self.found.model_copy(update={"scenes": touching})})
+
+    def chunks(self, chunk_px: int) -> list[Chunk]:
+        """All chunks of the output, row by row."""
+        return list(chunk_grid(self.identity.shape, chunk_px))
+
+    def area(self, chunk: Chunk) -> Window:
+        """What must be read for a chunk: whole cores and the halo around them."""
+        core, halo = self.identity.core_px, HALO_PX[self.card.padding]
+        height = -(-chunk.height // core) * core + 2 * halo
+        width = -(-chunk.width // core) * core + 2 * halo
+        return Window(chunk.x0 - halo, chunk.y0 - halo, width, height)
+
+
+Probe = Callable[[], tuple[str, Precision]]
+"""Asks a worker for its device kind and default precision."""
+
+
+def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
+    """Searches a catalog for the scenes of an event that a model can use.
+
+    Raises:
+        UsageError, InputRefusedError, UnreachableError: as `read_event` and `search_items` say.
+    """
+    event = read_event(search.event_time, search.aoi, pre=search.pre, post=search.post)
+    filters = SearchFilters(
+        max_cloud=search.max_cloud,
+        quality=search.quality,
+        include=search.include,
+        exclude=search.exclude,
+        kinds=tuple(card.inputs),
+    )
+    return search_items(
+        search.catalog,
+        event,
+        collections=search.collection,
+        bands=card.bands,
+        filters=filters,
+        policy=_policy(search),
+        allow_missing_pre=search.allow_missing_pre,
+    )
+
+
+def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
+    """The plan of a run: taken from the output when resuming, else searched, measured and written there.
+
+    Args:
+        config: The resolved configuration.
+        store: The output.
+        probe: Called once, on a worker.
+
+    Raises:
+        InputRefusedError: the output holds a run and --resume was not given, or holds another run.
+        UsageError: the model does not fit the scenes, or a size is not legal.
+    """
+    kept = get_bytes(store, ITEMS)
+    if kept is not None and not config.output.resume:
+        raise InputRefusedError(
+            f"output {config.output.out} already holds a run; go on with it by --resume, "
+            "or choose another --out"
+        )
+    model = load_model(config.model.model)
+    if kept is None:
+        found = find_scenes(config.search, model.card)
+        scenes = inspect_scenes(found, model.card, _policy(config.search))
+        plan = _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
+        _copy_model(store, model)
+        put_bytes(store, ITEMS, plan.model_dump_json(indent=1).encode())
+        return plan
+    plan = read_plan(kept, config.output.out)
+    again = _decide(config, plan.found, model, probe)
+    _check_same(plan.identity, again.identity, config.output.out)
+    return plan
+
+
+def read_plan(text: bytes, out: str) -> Plan:
+    """The plan in an items.json.
+
+    Raises:
+        InputRefusedError: it is not one of this version of coseis.
+    """
+    try:
+        return Plan.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputRefusedError(
+            f"{out}/{ITEMS} is not a run of coseis {__version__}: {place}: {first['msg']}"
+        ) from error
+
+
+def chunk_size(config: MapConfig, core_px: int) -> int:
+    """The configured chunk size, or one core.
+
+    Raises:
+        UsageError: not a whole number of cores.
+    """
+    return check_chunk(config.output.chunk or core_px, core_px)
+
+
+def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan:
+    """Grid, sizes and identity; a worker is asked last, so that what can be refused is refused before."""
+    card = model.card
+    for scene in found.scenes:
+        check_bands(card, scene.bands)
+    resolution_m = config.output.resolution or native_resolution_m(found.scenes)
+    forced = _check_resolution(card, resolution_m, forced=config.model.force_resolution)
+    geobox = output_geobox(found.event.aoi, resolution_m=resolution_m, crs=config.output.crs)
+    core_px = config.model.core or choose_core((geobox.shape.y, geobox.shape.x), card.padding)
+    window_px(core_px, card.padding)
+    chunk_size(config, core_px)
+    device, default_precision = probe()
+    precision = default_precision if config.model.precision == "auto" else config.model.precision
+    identity = Identity(
+        scenes=digest_of([scene.model_dump(mode="json") for scene in found.scenes]),
+        aoi=digest_of(found.event.aoi),
+        crs=str(geobox.crs),
+        transform=tuple(geobox.affine)[:6],
+        shape=(geobox.shape.y, geobox.shape.x),
+        phases=tuple(phase for phase in PHASES if found.of_phase(phase)),
+        block_px=BLOCK_PX,
+        core_px=core_px,
+        batch=config.model.batch,
+        precision=precision,
+        device=device,
+        platform=sys.platform,
+        model=model.digest,
+        card=digest_of(card.model_dump(mode="json")),
+        code=__version__,
+    )
+    return Plan(identity=identity, found=found, card=card, forced_resolution=forced)
+
+
+def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tuple[Scene, ...]:
+    """The scenes with pixel size and statistics, read from their headers and overviews in parallel.
+
+    Raises:
+        InputRefusedError: a file cannot be read, or its address is redirected to a place that is not allowed.
+        UnreachableError: a host does not answer.
+    """
+
+    def inspect(scene: Scene) -> Scene:
+        for href in {scene.source(band).href for band in card.bands}:
+            check_redirects(href, policy)
+        return inspect_scene(scene, card.bands)
+
+    with ThreadPoolExecutor(INSPECT_THREADS) as pool:
+        return tuple(pool.map(inspect, found.scenes))
+
+
+def _policy(search: SearchConfig) -> AddressPolicy:
+    return AddressPolicy(
+        catalog=catalog_address(search.catalog), allow_hosts=search.allow_host, allow_roots=search.allow_root
+    )
+
+
+def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> bool:
+    least, most = card.resolution_m
+    if least <= resolution_m <= most:
+        return False
+    if not forced:
+        raise UsageError(
+            f"the grid has pixels of {resolution_m:g} m, but model {card.name} was trained for {least:g} to "
+            f"{most:g} m; give --resolution within that range, another --model, or --force-resolution"
+        )
+    return True
+
+
+def _check_same(kept: Identity, now: Identity, out: str) -> None:
+    if kept == now:
+        return
+    old, new = kept.model_dump(mode="json"), now.model_dump(mode="json")
+    changes = ", ".join(f"{key} is {old[key]} there, {new[key]} now" for key in old if old[key] != new[key])
+    raise InputRefusedError(f"output {out} holds another run: {changes}; choose another --out")
+
+
+def _copy_model(store: ObjectStore, model: Model) -> None:
+    """Card and weights go into the run, so that every worker and every later pass reads the same ones."""
+    for name, content in model.files().items():
+        put_bytes(store, f"{MODEL}/{name}", content)

@@ -1,0 +1,223 @@
+"""The end of a run: polygons, threshold and done-records in, every published file and the report out."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import geopandas as gpd
+import numpy as np
+from numpy.typing import NDArray
+from obstore.store import ObjectStore
+from rasterio.windows import Window
+
+from coseis import __version__
+from coseis.config import MapConfig
+from coseis.cube import Recipe, read_window
+from coseis.errors import InputRefusedError
+from coseis.grid import epsg_of
+from coseis.picture import draw_map, stretch_rgb
+from coseis.plan import ITEMS, Identity, Plan
+from coseis.publish import (
+    ResultSummary,
+    probability_layout,
+    status_layout,
+    write_cog,
+    write_inventory,
+    write_stac_item,
+    write_tiles,
+)
+from coseis.store import CUBE, DoneRecord, open_arrays, put_bytes
+from coseis.task import TaskReport
+from coseis.threshold import ThresholdChoice
+from coseis.types import Phase, Value
+
+PICTURE_PX = 1600
+"""Longest side of the scene in the picture."""
+RUN = "run.json"
+FILES = ("probability.tif", "status.tif", "landslides.parquet", "landslides.pmtiles", "map.png")
+"""What is published beside the cube, the plan and the report."""
+
+
+class FailedChunk(Value):
+    """A chunk that could not be mapped, and why."""
+
+    chunk: str
+    reason: str
+
+
+class RunReport(Value):
+    """run.json: what was run, how long it took, what it found, and what is missing."""
+
+    identity: Identity
+    identity_digest: str
+    config: MapConfig
+    forced_resolution: bool
+    threshold: ThresholdChoice
+    landslide_count: int
+    landslide_area_m2: float
+    aoi_km2: float
+    """Area of the AOI on the grid."""
+    observed_share: float
+    """Share of the AOI's pixels that the post phase observed."""
+    failed: tuple[FailedChunk, ...]
+    seconds: dict[str, float]
+    """Wall seconds a stage; of a resumed run, of its last part."""
+    task_seconds: dict[str, float]
+    """Seconds summed over this part's tasks: read, predict, write."""
+    chunks: int
+    """Chunks done in this part."""
+    delivered_mpx_per_s: float | None
+    """Predicted megapixels a wall second of predict (all phases); None where nothing was left to do."""
+    delivered_km2_per_s: float | None
+    bytes_read: int
+    """Decoded pixel bytes, halos included."""
+
+
+class Timer(Protocol):
+    """Times a stage; `seconds` holds what was timed so far."""
+
+    seconds: dict[str, float]
+
+    def __call__(self, stage: str) -> Any:
+        """A context manager around the stage."""
+
+
+def publish_run(
+    plan: Plan,
+    config: MapConfig,
+    store: ObjectStore,
+    clock: Timer,
+    *,
+    polygons: gpd.GeoDataFrame,
+    threshold: ThresholdChoice,
+    records: Sequence[DoneRecord],
+    tasks: Sequence[TaskReport],
+    failures: Sequence[FailedChunk],
+) -> RunReport:
+    """Writes the inventory, tiles, COGs, picture and STAC item, and run.json last of all.
+
+    Raises:
+        InputRefusedError: the output cannot be written.
+    """
+    with clock("publish"):
+        write_inventory(polygons, store, "landslides.parquet")
+        write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(_credits(plan)))
+        _write_rasters(plan, store, config.output.out)
+        put_bytes(store, "map.png", draw_run(plan, polygons))
+        write_stac_item(_summary(plan, polygons, threshold), store)
+    report = _report(plan, config, clock.seconds, polygons, threshold, records, tasks, failures)
+    put_bytes(store, RUN, report.model_dump_json(indent=1).encode())
+    return report
+
+
+def draw_run(plan: Plan, polygons: gpd.GeoDataFrame) -> bytes:
+    """A PNG of the polygons over the post scene, beside the pre scene where there is one."""
+    factor = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
+    geobox = plan.geobox.zoom_out(factor)
+    recipe = Recipe(
+        geobox, ("red", "green", "blue"), plan.identity.phases, plan.found.scenes, plan.found.event.aoi
+    )
+    whole = Window(0, 0, geobox.shape.x, geobox.shape.y)
+    try:
+        cube = read_window(recipe, whole)
+    except InputRefusedError:
+        # Its chunks are listed as failed; the polygons of the others are worth a picture all the same.
+        cube = read_window(dataclasses.replace(recipe, scenes=()), whole)
+    rgb: dict[Phase, NDArray[np.uint8]] = {
+        phase: stretch_rgb(image) for phase, image in zip(recipe.phases, cube.image, strict=True)
+    }
+    return draw_map(
+        rgb["post"],
+        polygons,
+        geobox=geobox,
+        title=f"Landslides of {plan.found.event.time:%Y-%m-%d %H:%M} UTC",
+        pre_rgb=rgb.get("pre"),
+        status=cube.status[recipe.phases.index("post")],
+        attribution="; ".join(_credits(plan)),
+    )
+
+
+def _write_rasters(plan: Plan, store: ObjectStore, out: str) -> None:
+    """probability.tif and status.tif, the post phase first: it is what GIS programs show unasked."""
+    arrays = open_arrays(out, plan.geobox)
+    phases = sorted(enumerate(plan.identity.phases), key=lambda pair: pair[1] != "post")
+    order = [number for number, _ in phases]
+
+    def read_probability(rows: slice, cols: slice) -> NDArray[np.uint8]:
+        codes = np.asarray(arrays["probability"][:, :, rows, cols])[order]
+        return codes.reshape(-1, *codes.shape[2:])
+
+    def read_status(rows: slice, cols: slice) -> NDArray[np.uint8]:
+        return np.asarray(arrays["status"][:, rows, cols])[order]
+
+    names = tuple(f"{name} {phase}" for _, phase in phases for name in plan.card.classes)
+    layout = probability_layout(names)
+    write_cog(read_probability, store, "probability.tif", geobox=plan.geobox, layout=layout)
+    layout = status_layout(tuple(phase for _, phase in phases))
+    write_cog(read_status, store, "status.tif", geobox=plan.geobox, layout=layout)
+
+
+def _credits(plan: Plan) -> tuple[str, ...]:
+    """Who must be named with the map, each once, in the order of the scenes."""
+    return tuple(dict.fromkeys(scene.attribution for scene in plan.found.scenes if scene.attribution))
+
+
+def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice) -> ResultSummary:
+    identity, scenes = plan.identity, plan.found.scenes
+    return ResultSummary(
+        run_id=f"coseis-{identity.digest()[:12]}",
+        event_time=plan.found.event.time,
+        start=min(scene.start for scene in scenes),
+        end=max(scene.end for scene in scenes),
+        footprint=plan.found.event.aoi,
+        epsg=epsg_of(plan.geobox),
+        shape=identity.shape,
+        transform=identity.transform,
+        model_name=plan.card.name,
+        model_digest=identity.model,
+        threshold=threshold.value,
+        software_version=__version__,
+        landslide_count=len(polygons),
+        landslide_area_m2=float(polygons.area_m2.sum()),
+        attribution=_credits(plan),
+        assets=(CUBE, *FILES, ITEMS, RUN),
+    )
+
+
+def _report(
+    plan: Plan,
+    config: MapConfig,
+    seconds: dict[str, float],
+    polygons: gpd.GeoDataFrame,
+    threshold: ThresholdChoice,
+    records: Sequence[DoneRecord],
+    tasks: Sequence[TaskReport],
+    failures: Sequence[FailedChunk],
+) -> RunReport:
+    pixel_km2 = abs(plan.identity.transform[0] * plan.identity.transform[4]) / 1e6
+    aoi_px = sum(record.aoi_px for record in records)
+    observed_px = sum(record.observed_px for record in records)
+    predicted_px = sum(task.record.observed_px for task in tasks)
+    predict_s = seconds.get("predict", 0.0)
+    rate = predicted_px / predict_s if predicted_px and predict_s else None
+    return RunReport(
+        identity=plan.identity,
+        identity_digest=plan.identity.digest(),
+        config=config,
+        forced_resolution=plan.forced_resolution,
+        threshold=threshold,
+        landslide_count=len(polygons),
+        landslide_area_m2=float(polygons.area_m2.sum()),
+        aoi_km2=round(aoi_px * pixel_km2, 3),
+        observed_share=round(observed_px / aoi_px, 6) if aoi_px else 0.0,
+        failed=tuple(sorted(failures, key=lambda failure: failure.chunk)),
+        seconds=seconds,
+        task_seconds={
+            stage: round(sum(getattr(task, f"{stage}_s") for task in tasks), 3)
+            for stage in ("read", "predict", "write")
+        },
+        chunks=len(tasks),
+        delivered_mpx_per_s=rate and round(rate * len(plan.identity.phases) / 1e6, 3),
+        delivered_km2_per_s=rate and round(rate * pixel_km2, 3),
+        bytes_read=sum(task.bytes_read for task in tasks),
+    )

@@ -1,0 +1,162 @@
+"""One task: a plan and a chunk go in, the chunk's codes are written, and a few numbers come out.
+
+Reading, predicting and writing are joined here so that nothing large ever travels between workers.
+"""
+
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from obstore.store import ObjectStore
+from scipy.ndimage import maximum_filter1d
+
+from coseis.addresses import open_store
+from coseis.cube import CubeWindow, read_window
+from coseis.errors import InputRefusedError
+from coseis.features import make_features
+from coseis.model import Model, load_model
+from coseis.plan import MODEL, Plan
+from coseis.predict import predict_features, probe_device, ready_network, to_codes
+from coseis.reader import decoded_bytes
+from coseis.store import ChunkCodes, DoneRecord, get_bytes, put_record, write_chunk
+from coseis.threshold import count_codes
+from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Status, Value
+from coseis.windows import HALO_PX, Chunk
+
+_models: dict[str, Model] = {}
+_models_lock = threading.Lock()
+
+
+class TaskReport(Value):
+    """What a task tells the run: its done-record and where its time went."""
+
+    record: DoneRecord
+    read_s: float
+    predict_s: float
+    write_s: float
+    bytes_read: int
+    """Decoded pixel bytes."""
+
+
+def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
+    """Predicts one chunk and writes it, its done-record last. Doing it again ends in the same objects.
+
+    Raises:
+        InputRefusedError: a file cannot be read, the output cannot be written, or this worker computes on
+            another kind of device than the plan says.
+    """
+    start, bytes_before = time.perf_counter(), decoded_bytes()
+    store = open_store(out)
+    area = plan.area(chunk)
+    cube = read_window(plan.recipe(), area)
+    read_done = time.perf_counter()
+    codes = predict_chunk(plan, chunk, cube, run_model(store, plan.identity.model))
+    predicted = time.perf_counter()
+    write_chunk(out, plan.geobox, chunk, codes)
+    record = _record(plan, chunk, codes)
+    put_record(store, plan.geobox, record)
+    return TaskReport(
+        record=record,
+        read_s=read_done - start,
+        predict_s=predicted - read_done,
+        write_s=time.perf_counter() - predicted,
+        bytes_read=decoded_bytes() - bytes_before,
+    )
+
+
+def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> ChunkCodes:
+    """The codes of a chunk from the cube over `plan.area(chunk)`: pure, no reading and no writing."""
+    identity, card = plan.identity, plan.card
+    halo = HALO_PX[card.padding]
+    inner = (slice(halo, -halo), slice(halo, -halo))
+    delivered = (slice(0, chunk.height), slice(0, chunk.width))
+    scenes = {scene.index: scene for scene in plan.found.scenes}
+    shape = (len(identity.phases), len(card.classes), chunk.height, chunk.width)
+    probability = np.full(shape, CODE_FILL, np.uint8)
+    status = cube.status[:, *inner][:, *delivered].copy()
+    scene = cube.scene[:, *inner][:, *delivered].copy()
+    for number in range(len(identity.phases)):
+        observed = cube.status[number][inner] == Status.OBSERVED
+        incomplete = _near_missing(cube.scene[number] == SCENE_FILL, halo)[inner][delivered]
+        seen = observed[delivered]
+        if seen.any():
+            _check_device(identity.device)
+            network = ready_network(
+                model, precision=identity.precision, core_px=identity.core_px, batch=identity.batch
+            )
+            features = make_features(cube.image[number], cube.scene[number], scenes, card)
+            # Cores beyond the chunk exist only where it is cut by the grid's edge; they hold nothing wanted.
+            wanted = np.zeros(observed.shape, bool)
+            wanted[delivered] = seen
+            values = predict_features(
+                features, network, card, core_px=identity.core_px, batch=identity.batch, wanted=wanted
+            )
+            np.copyto(probability[number], to_codes(values[:, *delivered]), where=seen)
+        status[number][seen & incomplete] |= CONTEXT_INCOMPLETE
+        scene[number][~seen] = SCENE_FILL
+    return ChunkCodes(probability, status, scene)
+
+
+def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
+    """Writes a chunk that could not be computed as Status.FAILED, without a done-record."""
+    phases = len(plan.identity.phases)
+    shape = (phases, chunk.height, chunk.width)
+    codes = ChunkCodes(
+        np.full((phases, len(plan.card.classes), *shape[1:]), CODE_FILL, np.uint8),
+        np.full(shape, Status.FAILED, np.uint8),
+        np.full(shape, SCENE_FILL, np.uint16),
+    )
+    write_chunk(out, plan.geobox, chunk, codes)
+
+
+def run_model(store: ObjectStore, digest: str) -> Model:
+    """The model of a run, fetched from its output once per process.
+
+    Raises:
+        InputRefusedError: it is not there.
+    """
+    with _models_lock:
+        if digest not in _models:
+            folder = Path(tempfile.mkdtemp(prefix="coseis-model-"))
+            for name in ("card.json", "weights.h5"):
+                content = get_bytes(store, f"{MODEL}/{name}")
+                if content is None:
+                    raise InputRefusedError(f"the run's own {MODEL}/{name} is gone; start the run anew")
+                (folder / name).write_bytes(content)
+            _models[digest] = load_model(folder)
+        return _models[digest]
+
+
+def _near_missing(missing: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
+    """Pixels with a missing one within a square of `reach_px` each side; the array's edge counts as there."""
+    if not missing.any():
+        return missing
+    side = 2 * reach_px + 1
+    along_y: NDArray[np.uint8] = maximum_filter1d(missing.view(np.uint8), side, axis=0, mode="nearest")
+    near: NDArray[np.uint8] = maximum_filter1d(along_y, side, axis=1, mode="nearest")
+    return near.astype(bool)
+
+
+def _check_device(expected: str) -> None:
+    device, _ = probe_device()
+    if device != expected:
+        raise InputRefusedError(
+            f"this worker computes on {device}, but the run was planned on {expected}; "
+            "its results would differ"
+        )
+
+
+def _record(plan: Plan, chunk: Chunk, codes: ChunkCodes) -> DoneRecord:
+    post = plan.identity.phases.index("post")
+    status = codes.status[post] & ~np.uint8(CONTEXT_INCOMPLETE)
+    return DoneRecord(
+        chunk=chunk.name,
+        identity=plan.identity.digest(),
+        digest=codes.digest(),
+        histogram=tuple(count_codes(codes.probability[post, 0]).tolist()),
+        observed_px=int((status == Status.OBSERVED).sum()),
+        aoi_px=int((status != Status.OUTSIDE_AOI).sum()),
+    )

@@ -1,0 +1,230 @@
+"""The main job end to end on small scenes: one identity, one result, however it was computed."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import geopandas as gpd
+import keras
+import numpy as np
+import obstore
+import pandas as pd
+import pytest
+import rasterio
+import xarray as xr
+from affine import Affine
+from distributed import Client, LocalCluster
+
+from coseis.addresses import open_store
+from coseis.config import ClusterConfig, MapConfig, ModelConfig, OutputConfig, SearchConfig
+from coseis.errors import InputRefusedError
+from coseis.model import build_unet, save_model
+from coseis.pipeline import map_event, score_run, vectorize_run
+from coseis.plan import ITEMS, read_plan
+from coseis.publish import read_tile_ids
+from coseis.store import open_arrays, read_records
+from coseis.types import Status
+from making import area_of, found_of, grid, texture, write_scene
+from test_predict import tiny_card
+
+GRID = grid(420, 560)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    keras.utils.set_random_seed(11)
+    card = tiny_card()
+    network = build_unet(card)
+    # A random network says 0.5 everywhere; steeper logits give codes from 0 to 200.
+    kernel, bias = network.get_layer("logits").get_weights()
+    network.get_layer("logits").set_weights([kernel * 40, bias])
+    return save_model(network, card, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A pre and a post scene that must be warped (2.7 m pixels, not on the grid), one with a hole."""
+    folder = tmp_path_factory.mktemp("scenes")
+    affine = GRID.affine @ Affine.translation(10.3, 7.7) @ Affine.scale(0.9)
+    holed = texture((3, 440, 580), seed=2)
+    holed[:, 100:160, 200:300] = 0
+    scenes = [
+        write_scene(folder / "before.tif", texture((3, 440, 400), seed=1), affine, phase="pre"),
+        write_scene(folder / "after.tif", holed, affine),
+    ]
+    return found_of(scenes, area_of(GRID, inset_px=15))
+
+
+@pytest.fixture(scope="module")
+def run(model, found):
+    """Runs the job with the search replaced by the scenes above; everything after it is real."""
+    settings = SearchConfig(catalog="-", aoi="-", event_time="-")
+
+    def start(out, client, *, chunk=None, resume=False, core=112, workers=1):
+        config = MapConfig(
+            search=settings,
+            model=ModelConfig(model=str(model.path), core=core, precision="float32"),
+            output=OutputConfig(out=str(out), resolution=3.0, chunk=chunk, resume=resume, min_area=0),
+            cluster=ClusterConfig(workers=workers),
+        )
+        return map_event(config, client=client)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coseis.plan.find_scenes", lambda search, card: found)
+        patch.setattr("coseis.plan.check_redirects", lambda href, policy: href)
+        yield start
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as connection,
+    ):
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def reference(run, client, tmp_path_factory):
+    """One run that the others are compared with; nobody writes to it."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    return out, run(out, client)
+
+
+@pytest.fixture
+def copied(reference, tmp_path):
+    return Path(shutil.copytree(reference[0], tmp_path / "copy"))
+
+
+def contents(out):
+    """Everything that equal identity makes equal: decoded arrays and polygons."""
+    store = open_store(str(out))
+    plan = read_plan(bytes(obstore.get(store, ITEMS).bytes()), str(out))
+    arrays = {name: np.asarray(array[:]) for name, array in open_arrays(str(out), plan.geobox).items()}
+    return arrays, gpd.read_parquet(out / "landslides.parquet")
+
+
+def assert_equal(one, other):
+    for name in one[0]:
+        np.testing.assert_array_equal(one[0][name], other[0][name], err_msg=name)
+    pd.testing.assert_frame_equal(one[1].to_wkb(), other[1].to_wkb())
+
+
+def test_whole_job(reference):
+    out, report = reference
+    print(report.seconds, report.task_seconds)
+    arrays, polygons = contents(out)
+    status = arrays["status"] & 0x7F
+    assert report.failed == ()
+    assert 0.9 < report.observed_share < 1
+    assert set(np.unique(status)) == {Status.OBSERVED, Status.NODATA, Status.NOT_ACQUIRED, Status.OUTSIDE_AOI}
+    np.testing.assert_array_equal(arrays["probability"][:, 0] == 255, status != Status.OBSERVED)
+    np.testing.assert_array_equal(arrays["scene"] == 65535, status != Status.OBSERVED)
+    assert len(np.unique(arrays["probability"])) > 50
+    post = arrays["probability"][1, 0]
+    assert report.landslide_count == len(polygons) > 10
+    assert polygons.pixel_count.sum() == ((post >= report.threshold.code) & (post != 255)).sum()
+    assert set(polygons.scenes) == {"post-after"}
+    assert (out / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_formats_open_with_their_crs(reference):
+    out, _ = reference
+    arrays, polygons = contents(out)
+    cube = xr.open_zarr(out / "probability.zarr", group="32654", consolidated=False)
+    assert cube.rio.crs.to_epsg() == 32654
+    assert cube.odc.geobox == GRID[15:-15, 15:-15] or cube.odc.geobox.shape == arrays["status"].shape[1:]
+    decoded = cube.probability.sel(phase="post").values[0]
+    codes = arrays["probability"][1, 0]
+    np.testing.assert_array_equal(np.isnan(decoded), codes == 255)
+    np.testing.assert_allclose(decoded[codes != 255], codes[codes != 255] / 200, atol=1e-9)
+    with rasterio.open(out / "probability.tif") as file:
+        assert file.crs.to_epsg() == 32654
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        np.testing.assert_array_equal(file.read(), arrays["probability"][::-1, 0])
+    with rasterio.open(out / "status.tif") as file:
+        np.testing.assert_array_equal(file.read(), arrays["status"][::-1])
+    assert polygons.crs.to_epsg() == 32654
+    assert read_tile_ids(out / "landslides.pmtiles", 14) == set(polygons.id)
+    report = json.loads((out / "run.json").read_text())
+    assert report["seconds"].keys() == {"plan", "predict", "vectorize", "publish"}
+
+
+def test_chunking_and_order_change_nothing(reference, run, client, tmp_path, monkeypatch):
+    """Other chunks, in shuffled order, on an empty output with --resume: the same bytes."""
+    import coseis.pipeline as module
+
+    real = module.run_jobs
+
+    def shuffled(connection, function, jobs):
+        return real(connection, function, random.Random(4).sample(jobs, len(jobs)))
+
+    monkeypatch.setattr(module, "run_jobs", shuffled)
+    run(tmp_path / "other", client, chunk=224, resume=True)
+    assert_equal(contents(reference[0]), contents(tmp_path / "other"))
+
+
+def test_resume_redoes_only_what_is_missing(reference, copied, run, client):
+    store = open_store(str(copied))
+    plan = read_plan(bytes(obstore.get(store, ITEMS).bytes()), str(copied))
+    records = list(read_records(store, plan.geobox, plan.identity.digest()))
+    for name in records[:3]:
+        obstore.delete(store, f"records/32654/{name}.json")
+    obstore.put(store, f"records/32654/{records[4]}.json", b'{"torn')
+    undone = plan.chunks(112)[[c.name for c in plan.chunks(112)].index(records[0])]
+    open_arrays(str(copied), plan.geobox)["probability"][(..., *undone.slices)] = 7
+    report = run(copied, client, resume=True)
+    assert report.chunks == 4
+    assert_equal(contents(reference[0]), contents(copied))
+
+
+def test_another_identity_is_refused_by_name(reference, run, client):
+    out, _ = reference
+    with pytest.raises(InputRefusedError, match="already holds a run; go on with it by --resume"):
+        run(out, client)
+    with pytest.raises(InputRefusedError, match="holds another run: core_px is 112 there, 128 now"):
+        run(out, client, resume=True, core=128)
+
+
+def test_failed_chunks_are_listed_and_marked(run, client, tmp_path, found, monkeypatch):
+    """A file that breaks off beyond its overview fails chunks, never turns into nodata."""
+    whole = Path(found.scenes[1].sources[0].href)
+    cut = tmp_path / "after.tif"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    sources = tuple(source.model_copy(update={"href": str(cut)}) for source in found.scenes[1].sources)
+    broken = found.scenes[1].model_copy(update={"sources": sources})
+    monkeypatch.setattr("coseis.plan.inspect_scenes", lambda found, card, policy: (found.scenes[0], broken))
+    report = run(tmp_path / "broken", client)
+    assert report.failed
+    assert all("after.tif cannot be read" in failure.reason for failure in report.failed)
+    status = contents(tmp_path / "broken")[0]["status"]
+    row, col = map(int, report.failed[0].chunk.split("_"))
+    assert (status[:, row * 112 : row * 112 + 112, col * 112 : col * 112 + 112] == Status.FAILED).all()
+    assert json.loads((tmp_path / "broken" / "run.json").read_text())["failed"]
+
+
+def test_new_threshold_without_inference(copied, client, monkeypatch):
+    out = copied
+    monkeypatch.setattr("coseis.pipeline.map_chunk", None)
+    codes = contents(out)[0]["probability"][1, 0]
+    report = vectorize_run(OutputConfig(out=str(out), threshold=0.8, min_area=0), client=client)
+    polygons = gpd.read_parquet(out / "landslides.parquet")
+    assert polygons.pixel_count.sum() == ((codes >= 160) & (codes != 255)).sum()
+    assert report.threshold.value == 0.8
+
+
+def test_score_of_its_own_polygons_is_one(reference, tmp_path):
+    out, _ = reference
+    polygons = gpd.read_parquet(out / "landslides.parquet")
+    polygons.to_file(tmp_path / "labels.gpkg")
+    scores = score_run(str(out), tmp_path / "labels.gpkg")
+    assert scores.f1 == 1.0
+    assert scores.tp == polygons.pixel_count.sum()
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(reference, run, tmp_path):
+    """Four processes, each with its own TensorFlow."""
+    run(tmp_path / "four", None, workers=4)
+    assert_equal(contents(reference[0]), contents(tmp_path / "four"))
