@@ -1,0 +1,39 @@
+# Everything from nothing: `make demo` maps a synthetic event, `make test` runs the tests.
+# CI=1 adds the slow lane (real servers, several processes).
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# --no-deps: the requirement files are complete and hashed, so nothing else may be fetched.
+INSTALL := $(PIP) install --quiet --no-deps --require-hashes
+
+.PHONY: demo test check clean
+demo: .venv/core
+	rm -rf demo
+	$(BIN)/coseis demo demo
+
+test: check
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/dev
+	$(BIN)/ruff format --check src tests tools
+	$(BIN)/ruff check src tests tools
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/core: requirements/core.txt pyproject.toml
+	$(MAKE) .venv/bin/python
+	$(INSTALL) -r requirements/core.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/dev: requirements/dev.txt .venv/core
+	$(INSTALL) -r requirements/dev.txt
+	touch $@
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and f"coseis needs Python 3.11 to 3.13; {v[0]}.{v[1]} found: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
