@@ -67,7 +67,7 @@ def write_scene(
             nodata=nodata,
             scale=1.0 if display else 1e-4,
         )
-        for number, band in enumerate(BANDS, 1)
+        for number, band in enumerate(BANDS[: len(pixels)], 1)
     )
     moment = EVENT_TIME.replace(month=8 if phase == "pre" else 10)
     return Scene(

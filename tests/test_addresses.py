@@ -21,11 +21,10 @@ from coseis.addresses import (
     checked_session,
     gdal_environment,
     host_of,
-    open_store,
     public_form,
     to_gdal,
 )
-from coseis.errors import InputRefusedError, UnreachableError, UsageError
+from coseis.errors import InputRefusedError, UnreachableError
 from serving import Page, serve
 
 REMOTE = AddressPolicy(catalog="https://stac.example.org/catalog.json", allow_hosts=("files.example.org",))
@@ -310,47 +309,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def test_local_store_is_made_and_written(tmp_path):
-    store = open_store(str(tmp_path / "a" / "b"), prove_writable=True)
-    store.put("x", b"1")
-    assert (tmp_path / "a" / "b" / "x").read_bytes() == b"1"
-
-
-@pytest.mark.parametrize(
-    ("uri", "error", "message"),
-    [
-        ("ftp://host/x", UsageError, "none of a path, s3://, gs:// or az://"),
-        ("{file}", UsageError, "is a file; expected a folder"),
-        ("{file}/below", InputRefusedError, "cannot be written"),
-    ],
-)
-def test_bad_output(tmp_path, uri, error, message):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(error, match=message):
-        open_store(uri.format(file=tmp_path / "file"))
-
-
-@pytest.fixture
-def s3_key(monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-@pytest.mark.usefixtures("s3_key")
-def test_missing_or_closed_bucket_is_refused(monkeypatch, status):
-    with serve({"/bucket/run/.coseis-write-test": Page("no", status)}) as root:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", root)
-        with pytest.raises(
-            InputRefusedError, match=r"output s3://bucket/run cannot be written .*bucket exist"
-        ):
-            open_store("s3://bucket/run", prove_writable=True)
-
-
-@pytest.mark.usefixtures("s3_key")
-def test_silent_store_is_unreachable(monkeypatch, free_port):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
-    with pytest.raises(UnreachableError, match="output s3://bucket/run does not answer"):
-        open_store("s3://bucket/run", prove_writable=True)

@@ -16,10 +16,10 @@ import xarray as xr
 from affine import Affine
 from distributed import Client, LocalCluster
 
-from coseis.addresses import open_store
 from coseis.config import ClusterConfig, MapConfig, ModelConfig, OutputConfig, SearchConfig
 from coseis.errors import InputRefusedError
 from coseis.model import build_unet, save_model
+from coseis.objects import open_store
 from coseis.pipeline import map_event, score_run, vectorize_run
 from coseis.plan import ITEMS, read_plan
 from coseis.publish import read_tile_ids
@@ -61,12 +61,12 @@ def run(model, found):
     """Runs the job with the search replaced by the scenes above; everything after it is real."""
     settings = SearchConfig(catalog="-", aoi="-", event_time="-")
 
-    def start(out, client, *, chunk=None, resume=False, core=112, workers=1):
+    def start(out, client, *, chunk=None, resume=False, core=112, scheduler="local"):
         config = MapConfig(
             search=settings,
             model=ModelConfig(model=str(model.path), core=core, precision="float32"),
             output=OutputConfig(out=str(out), resolution=3.0, chunk=chunk, resume=resume, min_area=0),
-            cluster=ClusterConfig(workers=workers),
+            cluster=ClusterConfig(scheduler=scheduler),
         )
         return map_event(config, client=client)
 
@@ -79,7 +79,9 @@ def run(model, found):
 @pytest.fixture(scope="module")
 def client():
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as connection,
     ):
         yield connection
@@ -224,7 +226,10 @@ def test_score_of_its_own_polygons_is_one(reference, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_change_nothing(reference, run, tmp_path):
-    """Four processes, each with its own TensorFlow."""
-    run(tmp_path / "four", None, workers=4)
+def test_a_remote_scheduler_with_four_workers_changes_nothing(reference, run, tmp_path):
+    """tcp:// and four processes, each with its own TensorFlow."""
+    with LocalCluster(
+        n_workers=4, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        run(tmp_path / "four", None, scheduler=cluster.scheduler_address)
     assert_equal(contents(reference[0]), contents(tmp_path / "four"))

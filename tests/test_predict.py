@@ -7,7 +7,7 @@ import pytest
 from rasterio.windows import Window
 
 from coseis.card import ModelCard, Normalization, Stretch
-from coseis.cube import Recipe, load_cube, read_window
+from coseis.cube import Recipe, as_cube, load_cube, read_window
 from coseis.errors import UsageError
 from coseis.features import make_features
 from coseis.model import build_unet, save_model
@@ -149,6 +149,22 @@ def test_lazy_probability_equals_the_tasks(models, found, chunk_px):
     assert result.dims == ("class", "y", "x")
     np.testing.assert_array_equal(np.isfinite(result.values[0]), seen)
     np.testing.assert_array_equal(result.values[0][seen], expected[0][seen])
+
+
+def test_any_lazy_image_is_predicted(models, found):
+    """A plain (band, y, x) array gives what its scene gives; the card's normalization is fixed here."""
+    event, geobox = found
+    cube = load_cube(event, geobox, chunk_px=256)
+    image = cube.image.sel(phase="post", drop=True)
+    with dask.config.set(scheduler="synchronous"):
+        plain = predict_proba(
+            as_cube(image, kind="display"), models["same"], precision="float32", core_px=128
+        )
+        expected = predict_proba(cube, models["same"], precision="float32", core_px=128)
+        np.testing.assert_array_equal(plain.values, expected.values)
+    assert plain.odc.geobox == geobox
+    with pytest.raises(UsageError, match=r"axes y, x; expected band \(named\), y, x"):
+        as_cube(image[0, :, :].drop_vars("band"), kind="display")
 
 
 def test_cube_without_the_models_bands_is_refused(models, found):

@@ -25,7 +25,7 @@ from odc.geo.geobox import GeoBox
 from pmtiles.reader import MmapSource, Reader
 from pystac.extensions.projection import ProjectionExtension
 
-from coseis import publish
+from coseis import objects, publish
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
 from coseis.publish import (
     INVENTORY_COLUMNS,
@@ -387,7 +387,7 @@ def test_outputs_go_to_s3_whole_and_with_their_media_types(
         aws_secret_access_key="secret",
     )
     client.create_bucket(Bucket="maps")
-    monkeypatch.setattr(publish, "UPLOAD_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(objects, "UPLOAD_PART_BYTES", 5 * 2**20)
     bucket = open_bucket("maps", s3_endpoint)
     codes = np.random.default_rng(2).integers(0, 201, (1, 2600, 2600), dtype=np.uint8)
     write_cog(

@@ -137,6 +137,19 @@ def test_statistics_are_of_valid_pixels(aligned):
     assert measured.resolution_m == 3.0
 
 
+def test_statistics_leave_out_what_the_mask_calls_unclear(tmp_path):
+    pixels = texture((3, 256, 256))
+    pixels[:, :60] = 255
+    scene = write_scene(tmp_path / "cloudy.tif", pixels, GRID.affine)
+    clear = np.ones((1, 256, 256), np.uint8)
+    clear[:, :60] = 0
+    write_scene(tmp_path / "udm2.tif", clear, GRID.affine, nodata=None)
+    mask = scene.sources[0].model_copy(update={"href": str(tmp_path / "udm2.tif"), "asset": "udm2"})
+    masked = inspect_scene(scene.model_copy(update={"udm2": mask}), BANDS)
+    assert inspect_scene(scene, BANDS).statistics["red"].p98 == 255
+    assert masked.statistics["red"].p98 == pytest.approx(np.percentile(pixels[0, 60:], 98), abs=1)
+
+
 def test_missing_file_names_item_asset_and_address(aligned, tmp_path):
     scene, _ = aligned
     gone = str(tmp_path / "gone.tif")

@@ -8,22 +8,16 @@ import ipaddress
 import os
 import re
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-import obstore
-import obstore.store
 import requests
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import ObjectStore
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from coseis.errors import CoseisError, InputRefusedError, UnreachableError, UsageError
+from coseis.errors import CoseisError, InputRefusedError, UnreachableError
 from coseis.types import Value
 
 CONNECT_TIMEOUT_S = 10
@@ -82,7 +76,7 @@ def check_address(address: str, policy: AddressPolicy) -> str:
         AddressRefusedError: any other place, or another form (GDAL's /vsi and DRIVER: forms, user names).
         UnreachableError: the catalog's host cannot be resolved.
     """
-    scheme = _scheme(address)
+    scheme = scheme_of(address)
     if scheme in WEB or scheme in BUCKETS:
         _check_host(address, policy)
         return address
@@ -102,16 +96,16 @@ def absolute_address(href: str, base: str) -> str:
         href: As the document gives it, absolute or relative to it.
         base: Absolute address of the document.
     """
-    if _scheme(href):
+    if scheme_of(href):
         return href
-    if _scheme(base) in WEB:
+    if scheme_of(base) in WEB:
         return urljoin(base, href)
     return str(Path(base).parent / href)
 
 
 def host_of(address: str) -> str:
     """What --allow-host takes: `host` or `host:port` of a web address, `s3://bucket`, "file" for a file."""
-    scheme = _scheme(address)
+    scheme = scheme_of(address)
     if scheme in WEB:
         host, port = _endpoint(address)
         return host if port is None else f"{host}:{port}"
@@ -154,7 +148,7 @@ def check_redirects(address: str, policy: AddressPolicy) -> str:
         InputRefusedError: more than MAX_REDIRECTS hops.
         UnreachableError: no answer.
     """
-    if _scheme(address) not in WEB:
+    if scheme_of(address) not in WEB:
         return check_address(address, policy)
     try:
         with (
@@ -168,7 +162,7 @@ def check_redirects(address: str, policy: AddressPolicy) -> str:
 
 def unanswered(address: str, error: Exception) -> CoseisError:
     """The error to raise when a web request failed: run again, unless the address itself is at fault."""
-    shown, reason = public_form(address), _reason(error)
+    shown, reason = public_form(address), root_reason(error)
     if isinstance(error, requests.TooManyRedirects):
         return InputRefusedError(f"{shown} is redirected more than {MAX_REDIRECTS} times")
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
@@ -182,7 +176,7 @@ def to_gdal(address: str) -> str:
     Raises:
         InputRefusedError: a scheme that GDAL is not given.
     """
-    scheme = _scheme(address)
+    scheme = scheme_of(address)
     if scheme in WEB:
         return f"/vsicurl/{address}"
     if scheme in BUCKETS:
@@ -214,7 +208,7 @@ def gdal_environment() -> dict[str, str]:
         # Blocks are read once: a second copy of the bytes would only cost memory.
         "VSI_CACHE": "FALSE",
     }
-    endpoint = _s3_endpoint(os.environ)
+    endpoint = s3_endpoint(os.environ)
     if endpoint:
         parts = urlsplit(endpoint)
         options["AWS_S3_ENDPOINT"] = parts.netloc
@@ -233,44 +227,33 @@ def harden_process() -> None:
     os.environ["GDAL_SKIP"] = " ".join(dict.fromkeys([*skipped, "VRT", "DERIVED"]))
 
 
-def open_store(uri: str, *, prove_writable: bool = False) -> ObjectStore:
-    """Open the root of an output as an obstore store; a local folder is made.
+def scheme_of(address: str) -> str:
+    """Scheme in lower case, empty for a path; a GDAL prefix such as GTIFF_DIR: counts as a scheme."""
+    match = _SCHEME.match(address)
+    return match.group(1).lower() if match else ""
 
-    The user chose this address, so private hosts are allowed. Credentials and endpoints come from the
-    environment (AWS_*, GOOGLE_*, AZURE_*).
 
-    Args:
-        uri: Local path, s3://, gs:// or az://.
-        prove_writable: Write and delete one empty object, so that a wrong bucket fails before any work.
+def local_path(address: str) -> Path:
+    """A path or file:// address as a path. Raises AddressRefusedError for another machine's file."""
+    if scheme_of(address) != "file":
+        return Path(address).expanduser()
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise AddressRefusedError(f"{address!r} names a file of another machine", host=parts.netloc)
+    return Path(unquote(parts.path))
 
-    Raises:
-        UsageError: unknown scheme, or a path that is no folder.
-        InputRefusedError: not writable.
-        UnreachableError: the store does not answer.
-    """
-    scheme = _scheme(uri)
-    if scheme in ("", "file"):
-        return obstore.store.LocalStore(_writable_folder(_file_path(uri)))
-    if scheme not in BUCKETS:
-        raise UsageError(f"output {public_form(uri)!r} is none of a path, s3://, gs:// or az://")
-    allow_http = scheme == "s3" and _s3_endpoint(os.environ).startswith("http://")
-    try:
-        store = obstore.store.from_url(
-            uri,
-            client_options={
-                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-                "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
-                # One request may carry a whole shard.
-                "timeout": timedelta(seconds=10 * READ_TIMEOUT_S),
-                "allow_http": allow_http,
-            },
-            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=2 * READ_TIMEOUT_S)},
-        )
-    except (BaseError, ValueError) as error:
-        raise UsageError(f"output {public_form(uri)!r} is no bucket address ({error})") from error
-    if prove_writable:
-        _prove_writable(store, uri)
-    return store
+
+def s3_endpoint(environment: Mapping[str, str]) -> str:
+    """The S3 server that the environment names, empty for AWS's own."""
+    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
+
+
+def root_reason(error: Exception) -> str:
+    """One line, from the root of what urllib3 wraps: "Connection refused" rather than the whole pool."""
+    cause: BaseException = error
+    while cause.args and isinstance(inner := getattr(cause.args[0], "reason", cause.args[0]), Exception):
+        cause = inner
+    return public_form(str(cause).splitlines()[0]) if str(cause) else type(cause).__name__
 
 
 class _CheckedAdapter(HTTPAdapter):
@@ -302,12 +285,6 @@ class _CheckedAdapter(HTTPAdapter):
         return super().send(request, stream, timeout, verify, cert, dict(proxies or {}))
 
 
-def _scheme(address: str) -> str:
-    """Scheme in lower case, empty for a path; a GDAL prefix such as GTIFF_DIR: counts as a scheme."""
-    match = _SCHEME.match(address)
-    return match.group(1).lower() if match else ""
-
-
 def _endpoint(address: str) -> tuple[str, int | None]:
     """Host and port of a web address; None stands for both usual ports."""
     try:
@@ -330,7 +307,7 @@ def _check_host(address: str, policy: AddressPolicy) -> None:
         raise AddressRefusedError(f"{shown} is no valid address", host=host)
     if {host, host if is_bucket else name} & {allowed.lower() for allowed in policy.allow_hosts}:
         return
-    if _scheme(policy.catalog) not in WEB or host != host_of(policy.catalog):
+    if scheme_of(policy.catalog) not in WEB or host != host_of(policy.catalog):
         raise AddressRefusedError(
             f"{shown} lies on {host}, which is not the catalog's own host; to trust it: --allow-host {host}",
             host=host,
@@ -360,7 +337,7 @@ def _check_file(address: str, policy: AddressPolicy) -> Path:
             "use a local copy of the catalog",
             host="file",
         )
-    path = _file_path(address)
+    path = local_path(address)
     if "\x00" in address or str(path).lower().startswith("/vsi"):
         raise AddressRefusedError(f"{address!r} is a GDAL file system; expected a plain path", host="file")
     real = path.resolve()
@@ -371,50 +348,3 @@ def _check_file(address: str, policy: AddressPolicy) -> Path:
             host="file",
         )
     return real
-
-
-def _file_path(address: str) -> Path:
-    if _scheme(address) != "file":
-        return Path(address).expanduser()
-    parts = urlsplit(address)
-    if parts.netloc not in ("", "localhost"):
-        raise AddressRefusedError(f"{address!r} names a file of another machine", host=parts.netloc)
-    return Path(unquote(parts.path))
-
-
-def _s3_endpoint(environment: Mapping[str, str]) -> str:
-    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
-
-
-def _writable_folder(path: Path) -> Path:
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"output {str(path)!r} is a file; expected a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputRefusedError(f"output {str(path)!r} cannot be written ({error.strerror})") from error
-    return path.resolve()
-
-
-def _prove_writable(store: ObjectStore, uri: str) -> None:
-    probe = ".coseis-write-test"
-    try:
-        obstore.put(store, probe, b"")
-        obstore.delete(store, probe)
-    except (PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
-        raise InputRefusedError(
-            f"output {public_form(uri)} cannot be written ({_reason(error)}); does the bucket exist, and do "
-            "the credentials in the environment allow it?"
-        ) from error
-    except BaseError as error:
-        raise UnreachableError(f"output {public_form(uri)} does not answer ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    """One line, from the root of what urllib3 wraps: "Connection refused" rather than the whole pool."""
-    cause: BaseException = error
-    while cause.args and isinstance(inner := getattr(cause.args[0], "reason", cause.args[0]), Exception):
-        cause = inner
-    return public_form(str(cause).splitlines()[0]) if str(cause) else type(cause).__name__

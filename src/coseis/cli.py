@@ -137,7 +137,7 @@ def simulate(out: Path, size_km: float, seed: int, preset: Any) -> None:
 @click.option("--model", default=None, help="Folder or ZIP file of a model; its bands are searched for.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write what was found to this file, as JSON.")
 def search(model: str | None, out: Path | None, **options: Any) -> None:
-    """Show which scenes would be used, and how much of the area they cover.
+    """Show which scenes would be used, and what they cover.
 
     \b
     Example:
@@ -200,7 +200,9 @@ def map_command(config: Path | None, **options: Any) -> None:
 @click.option("--threshold", required=True, help="card, otsu, isodata, or a probability from 0 to 1.")
 @click.option("--min-area", metavar="NUMBER", help="Least area of a polygon, m2.  [default: 100]")
 def vectorize(run: str, threshold: str, min_area: str | None) -> None:
-    """Draw the polygons of RUN anew with another threshold, without new inference.
+    """Draw the polygons of RUN anew with another threshold.
+
+    No inference: all that was published from the polygons is written anew.
 
     \b
     Example:
@@ -244,7 +246,7 @@ def evaluate(run: str, labels: Path, as_json: bool) -> None:
 
 @cli.command()
 def doctor() -> None:
-    """Show versions, what computes here, and which credentials are set.
+    """Show versions, devices, and which credentials are set.
 
     The values of credentials are never shown.
 

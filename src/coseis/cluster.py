@@ -1,11 +1,14 @@
 """A Dask client for a run: a local cluster, a scheduler's address, or the client that was passed in."""
 
+import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
 from distributed.comm.core import CommClosedError
 
 from coseis.config import ClusterConfig
@@ -40,8 +43,11 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
         return
     if config.scheduler == "local":
         with _local_cluster(config) as cluster, Client(cluster) as own:
+            own.register_plugin(_IgnoreInterrupt())
             yield own
         return
+    # Of a scheduler that is lost Dask logs a traceback an attempt to reconnect; `run_jobs` says it in a line.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S)
     except OSError as error:
@@ -98,7 +104,8 @@ def run_jobs(
             ended.update(list(submit(1)))
             future.release()
             yield job, result
-    except (CommClosedError, TimeoutError, ConnectionError) as error:
+    except (CancelledError, CommClosedError, TimeoutError, ConnectionError) as error:
+        # Dask cancels the futures of a client whose scheduler is gone.
         raise UnreachableError(f"the scheduler is lost ({error}); run again with --resume") from error
 
 
@@ -108,6 +115,14 @@ def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except CoseisError as error:
         return Failure(str(error))
+
+
+class _IgnoreInterrupt(WorkerPlugin):
+    """Ctrl-C reaches all processes of a terminal: one ends the run, others would print tracebacks."""
+
+    def setup(self, worker: Worker) -> None:
+        """Called in the main thread of each worker process, also of one that was started again."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import dask.array as da
@@ -23,8 +24,8 @@ from rasterio.windows import Window
 from coseis.errors import UsageError
 from coseis.event import Found
 from coseis.grid import epsg_of, footprint, native_resolution_m, output_geobox, pixels_inside, scenes_touching
-from coseis.reader import read_scene
-from coseis.types import PHASES, SCENE_FILL, Phase, Scene, Status
+from coseis.reader import OVERVIEW_PX, percentiles_of, read_scene
+from coseis.types import PHASES, SCENE_FILL, InputKind, Phase, Scene, Status
 from coseis.windows import chunk_grid
 
 
@@ -131,6 +132,42 @@ def load_cube(
     )
     cube = cube.assign_coords(dict(xr_coords(geobox)))
     cube.attrs["scenes"] = json.dumps([scene.model_dump(mode="json") for scene in found.scenes])
+    return cube
+
+
+def as_cube(image: xr.DataArray, *, kind: InputKind, phase: Phase = "post") -> xr.Dataset:
+    """Any lazy image as a cube of one phase and one scene, as `predict_proba` takes it.
+
+    Args:
+        image: (band, y, x) with CRS and band names; physical units (0-255 display, 0-1 reflectance), NaN
+            where missing. A sample of at most 512 px a side is computed now, for the percentiles.
+        kind: What the numbers are.
+        phase: Before or after the event.
+
+    Raises:
+        UsageError: the axes are others, or the sample holds no valid pixel.
+    """
+    if image.dims != ("band", "y", "x") or "band" not in image.coords:
+        raise UsageError(f"image has axes {', '.join(map(str, image.dims))}; expected band (named), y, x")
+    step = max(1, -(-max(image.shape[1:]) // OVERVIEW_PX))
+    sample = image[:, ::step, ::step].values
+    names = tuple(str(name) for name in image.band.values)
+    statistics = {name: percentiles_of(values) for name, values in zip(names, sample, strict=True)}
+    if not all(statistics.values()):
+        raise UsageError("image holds no valid pixel in a sample of every band")
+    moment = datetime.fromtimestamp(0, UTC)
+    scene = Scene(
+        index=0, item_id=str(image.name or "image"), collection=None, phase=phase, kind=kind, sources=(),
+        start=moment, end=moment, cloud_cover=None, resolution_m=None, geometry={}, statistics=statistics,
+    )  # fmt: skip
+    missing = image.isnull().any("band")
+    cube = xr.Dataset(
+        {
+            "image": image.expand_dims(phase=[phase]),
+            "scene": missing.astype(np.uint16).expand_dims(phase=[phase]) * np.uint16(SCENE_FILL),
+        }
+    )
+    cube.attrs["scenes"] = json.dumps([scene.model_dump(mode="json")])
     return cube
 
 

@@ -26,15 +26,15 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from coseis.addresses import open_store
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import MapConfig, OutputConfig
 from coseis.errors import InputRefusedError
 from coseis.evaluate import Scores, open_labels, score_blocks
+from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, Plan, chunk_size, make_plan, read_plan
 from coseis.predict import probe_device
-from coseis.report import RUN, FailedChunk, RunReport, publish_run
-from coseis.store import create_cube, get_bytes, open_arrays, read_records, shard_px
+from coseis.report import RUN, FailedChunk, Outcome, RunReport, publish_run
+from coseis.store import create_cube, open_arrays, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk, map_chunk
 from coseis.threshold import ThresholdChoice, choose_threshold
 from coseis.types import CODE_SCALE, CONTEXT_INCOMPLETE, Status
@@ -98,7 +98,7 @@ def vectorize_run(
     changed = {"threshold": config.threshold, "min_area": config.min_area, "out": config.out}
     output = earlier.config.output.model_copy(update=changed)
     run = earlier.config.model_copy(update={"output": output})
-    plan = read_plan(get_bytes(store, ITEMS) or b"", config.out)
+    plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
     with _progress(console) as progress, connected(run.cluster, client) as connection:
         return _finish(plan, run, connection, clock, progress, failures=earlier.failed)
@@ -117,7 +117,7 @@ def score_run(out: str, labels: str | Path) -> Scores:
     """
     store = open_store(out)
     report = _read_report(store, out)
-    plan = read_plan(get_bytes(store, ITEMS) or b"", out)
+    plan = read_plan(get_object(store, ITEMS) or b"", out)
     arrays = open_arrays(out, plan.geobox)
     post = plan.identity.phases.index("post")
 
@@ -148,7 +148,7 @@ class Clock:
 
 
 def _read_report(store: ObjectStore, out: str) -> RunReport:
-    kept = get_bytes(store, RUN)
+    kept = get_object(store, RUN)
     if kept is None:
         raise InputRefusedError(f"{out} holds no finished run (no {RUN}); run coseis map first")
     return RunReport.model_validate_json(kept)
@@ -233,17 +233,8 @@ def _finish(
             min_area_m2=config.output.min_area,
         )
     with _step(progress, "publish"):
-        return publish_run(
-            plan,
-            config,
-            store,
-            clock,
-            polygons=polygons,
-            threshold=threshold,
-            records=records,
-            tasks=reports or [],
-            failures=failed,
-        )
+        outcome = Outcome(polygons, threshold, records, reports or [], failed)
+        return publish_run(plan, config, store, clock, outcome)
 
 
 def _trace(

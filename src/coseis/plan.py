@@ -25,9 +25,10 @@ from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Found, read_event
 from coseis.grid import native_resolution_m, output_geobox, scenes_touching
 from coseis.model import Model, Precision, check_bands, load_model
+from coseis.objects import get_object, put_object
 from coseis.reader import BLOCK_PX, inspect_scene
 from coseis.search import SearchFilters, search_items
-from coseis.store import digest_of, get_bytes, put_bytes
+from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
 
@@ -147,7 +148,7 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
         InputRefusedError: the output holds a run and --resume was not given, or holds another run.
         UsageError: the model does not fit the scenes, or a size is not legal.
     """
-    kept = get_bytes(store, ITEMS)
+    kept = get_object(store, ITEMS)
     if kept is not None and not config.output.resume:
         raise InputRefusedError(
             f"output {config.output.out} already holds a run; go on with it by --resume, "
@@ -159,7 +160,7 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
         scenes = inspect_scenes(found, model.card, _policy(config.search))
         plan = _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
         _copy_model(store, model)
-        put_bytes(store, ITEMS, plan.model_dump_json(indent=1).encode())
+        put_object(store, ITEMS, plan.model_dump_json(indent=1).encode())
         return plan
     plan = read_plan(kept, config.output.out)
     again = _decide(config, plan.found, model, probe)
@@ -271,4 +272,4 @@ def _check_same(kept: Identity, now: Identity, out: str) -> None:
 def _copy_model(store: ObjectStore, model: Model) -> None:
     """Card and weights go into the run, so that every worker and every later pass reads the same ones."""
     for name, content in model.files().items():
-        put_bytes(store, f"{MODEL}/{name}", content)
+        put_object(store, f"{MODEL}/{name}", content)

@@ -39,13 +39,13 @@ def probe_device() -> tuple[str, Precision]:
     """What computes in this process and its default precision, as recorded in a run's identity.
 
     Returns:
-        (`cpu` or the first GPU's name; bfloat16 where the hardware computes in it, else float32). Run it on
-        a worker: the client's machine says nothing of theirs.
+        `cpu` or the first GPU's name; and bfloat16 where the hardware has matrix units for it, else float32.
+        Run it on a worker: the client's machine says nothing of theirs.
     """
     tf = _tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return "cpu", "bfloat16" if "bf16" in _processor_flags() else "float32"
+        return "cpu", "bfloat16" if "amx_bf16" in _processor_flags() else "float32"
     details = tf.config.experimental.get_device_details(gpus[0])
     ampere_or_later = details.get("compute_capability", (0, 0)) >= (8, 0)
     return str(details.get("device_name", "gpu")), "bfloat16" if ampere_or_later else "float32"
@@ -140,9 +140,7 @@ def predict_proba(
     """Landslide probability of a lazy cube, lazily: for notebooks and any Dask client.
 
     Args:
-        cube: From `load_cube`, or any Dataset with lazy `image` float32 (phase, band, y, x) in physical
-            units, `scene` (phase, y, x) and the scenes in `attrs["scenes"]`; `image_dataset` makes one of a
-            plain (band, y, x) array.
+        cube: From `load_cube`; `cube.as_cube` makes one of any lazy (band, y, x) image.
         model: From `load_model`.
         phase: Which phase to predict.
         precision: Default: bfloat16 where the hardware has it.

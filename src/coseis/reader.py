@@ -6,6 +6,7 @@ pure function of scene and place, so the pixels do not depend on how a region wa
 """
 
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError, RasterioIOError, WindowError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError, WindowError
 from rasterio.io import DatasetReader
 from rasterio.warp import Resampling, reproject, transform_bounds
 from rasterio.windows import Window
@@ -31,6 +32,8 @@ from coseis.types import BandSource, Percentiles, Scene
 
 # GDAL registers its drivers when it is first used, in a client, a worker or a notebook: before that.
 harden_process()
+# rasterio hides this warning of its own arrays by swapping the process's filters, which threads undo.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module="rasterio")
 
 BLOCK_PX = 512
 """Side of what is reprojected at once; part of a run's identity."""
@@ -38,6 +41,8 @@ WARP_TOLERANCE_PX = 0.01
 """Error allowed to GDAL's approximate transformer within a block."""
 BLOCK_CACHE_BYTES = 256 * 2**20
 """Warped blocks kept a process: neighbouring windows share their halos through it."""
+UDM2_CLEAR_BAND = 1
+"""Band of Planet's usable data mask that is 1 where the pixel is clear."""
 OVERVIEW_PX = 512
 """Longest side of the decimated image from which a scene's statistics are taken."""
 
@@ -89,7 +94,9 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
     """The scene with what only its files tell: pixel size and the percentiles of each band.
 
     Reads the headers and a decimated image of at most 512 px a side (the overviews of a COG), once, when a
-    run is planned; the percentiles go into items.json, so that no normalization depends on a window.
+    run is planned; the percentiles go into items.json, so that no normalization depends on a window. Where a
+    usable data mask lies on the scene's own grid, only its clear pixels count: a few clouds would stretch
+    the range until forest and scars look alike.
 
     Raises:
         InputRefusedError: a file cannot be opened, has no CRS, lacks a band, or holds no valid pixel.
@@ -104,17 +111,25 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
             step = max(1, ceil(max(file.shape) / OVERVIEW_PX))
             shape = (ceil(file.height / step), ceil(file.width / step))
             values = _physical(file, sources, Window(0, 0, file.width, file.height), shape)
+            clear = _clear_pixels(scene, file, shape)
+            values[:, ~clear] = np.nan
         for source, band in zip(sources, values, strict=True):
-            valid = band[np.isfinite(band)]
-            if not valid.size:
+            measured = percentiles_of(band)
+            if measured is None:
                 raise InputRefusedError(
                     f"{_label(scene, source)} holds no valid pixel; exclude it with --exclude {scene.item_id}"
                 )
-            points = np.percentile(valid, [2, 25, 50, 75, 98]).round(6).tolist()
-            statistics[source.band] = Percentiles(
-                p02=points[0], p25=points[1], p50=points[2], p75=points[3], p98=points[4]
-            )
+            statistics[source.band] = measured
     return scene.model_copy(update={"statistics": statistics, "resolution_m": resolution_m})
+
+
+def percentiles_of(values: NDArray[np.floating]) -> Percentiles | None:
+    """Percentiles of the finite values, to six decimals; None where there is no finite value."""
+    valid = values[np.isfinite(values)]
+    if not valid.size:
+        return None
+    p02, p25, p50, p75, p98 = np.percentile(valid, [2, 25, 50, 75, 98]).round(6).tolist()
+    return Percentiles(p02=p02, p25=p25, p50=p50, p75=p75, p98=p98)
 
 
 def _by_file(scene: Scene, bands: Sequence[str]) -> _Files:
@@ -148,6 +163,19 @@ def _first_line(error: Exception) -> str:
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return public_form((str(error) or type(error).__name__).splitlines()[0])
+
+
+def _clear_pixels(scene: Scene, image: DatasetReader, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels of a decimated image the scene's mask calls clear; all, where that cannot be told."""
+    everywhere = np.ones(shape, bool)
+    if scene.udm2 is None:
+        return everywhere
+    with _opened(scene, scene.udm2) as mask:
+        same_grid = mask.crs == image.crs and mask.transform == image.transform and mask.shape == image.shape
+        if not same_grid:
+            return everywhere
+        clear: NDArray[np.bool_] = mask.read(UDM2_CLEAR_BAND, out_shape=shape) > 0
+    return clear if clear.any() else everywhere
 
 
 def _check_header(scene: Scene, sources: tuple[BandSource, ...], file: DatasetReader) -> None:

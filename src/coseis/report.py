@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import geopandas as gpd
@@ -21,12 +22,13 @@ from coseis.publish import (
     ResultSummary,
     probability_layout,
     status_layout,
+    upload,
     write_cog,
     write_inventory,
     write_stac_item,
     write_tiles,
 )
-from coseis.store import CUBE, DoneRecord, open_arrays, put_bytes
+from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.task import TaskReport
 from coseis.threshold import ThresholdChoice
 from coseis.types import Phase, Value
@@ -73,6 +75,20 @@ class RunReport(Value):
     """Decoded pixel bytes, halos included."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the passes over the cube gave."""
+
+    polygons: gpd.GeoDataFrame
+    """The inventory, as `merge_blocks` describes it."""
+    threshold: ThresholdChoice
+    records: Sequence[DoneRecord]
+    """Of every chunk that is done, also of earlier parts of a resumed run."""
+    tasks: Sequence[TaskReport]
+    """Of this part's tasks."""
+    failures: Sequence[FailedChunk]
+
+
 class Timer(Protocol):
     """Times a stage; `seconds` holds what was timed so far."""
 
@@ -87,12 +103,7 @@ def publish_run(
     config: MapConfig,
     store: ObjectStore,
     clock: Timer,
-    *,
-    polygons: gpd.GeoDataFrame,
-    threshold: ThresholdChoice,
-    records: Sequence[DoneRecord],
-    tasks: Sequence[TaskReport],
-    failures: Sequence[FailedChunk],
+    outcome: Outcome,
 ) -> RunReport:
     """Writes the inventory, tiles, COGs, picture and STAC item, and run.json last of all.
 
@@ -100,13 +111,14 @@ def publish_run(
         InputRefusedError: the output cannot be written.
     """
     with clock("publish"):
+        polygons = outcome.polygons
         write_inventory(polygons, store, "landslides.parquet")
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(_credits(plan)))
         _write_rasters(plan, store, config.output.out)
-        put_bytes(store, "map.png", draw_run(plan, polygons))
-        write_stac_item(_summary(plan, polygons, threshold), store)
-    report = _report(plan, config, clock.seconds, polygons, threshold, records, tasks, failures)
-    put_bytes(store, RUN, report.model_dump_json(indent=1).encode())
+        upload(draw_run(plan, polygons), store, "map.png")
+        write_stac_item(_summary(plan, polygons, outcome.threshold), store)
+    report = _report(plan, config, clock.seconds, outcome)
+    upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
 
 
@@ -184,20 +196,11 @@ def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice)
     )
 
 
-def _report(
-    plan: Plan,
-    config: MapConfig,
-    seconds: dict[str, float],
-    polygons: gpd.GeoDataFrame,
-    threshold: ThresholdChoice,
-    records: Sequence[DoneRecord],
-    tasks: Sequence[TaskReport],
-    failures: Sequence[FailedChunk],
-) -> RunReport:
+def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: Outcome) -> RunReport:
     pixel_km2 = abs(plan.identity.transform[0] * plan.identity.transform[4]) / 1e6
-    aoi_px = sum(record.aoi_px for record in records)
-    observed_px = sum(record.observed_px for record in records)
-    predicted_px = sum(task.record.observed_px for task in tasks)
+    aoi_px = sum(record.aoi_px for record in outcome.records)
+    observed_px = sum(record.observed_px for record in outcome.records)
+    predicted_px = sum(task.record.observed_px for task in outcome.tasks)
     predict_s = seconds.get("predict", 0.0)
     rate = predicted_px / predict_s if predicted_px and predict_s else None
     return RunReport(
@@ -205,19 +208,19 @@ def _report(
         identity_digest=plan.identity.digest(),
         config=config,
         forced_resolution=plan.forced_resolution,
-        threshold=threshold,
-        landslide_count=len(polygons),
-        landslide_area_m2=float(polygons.area_m2.sum()),
+        threshold=outcome.threshold,
+        landslide_count=len(outcome.polygons),
+        landslide_area_m2=float(outcome.polygons.area_m2.sum()),
         aoi_km2=round(aoi_px * pixel_km2, 3),
         observed_share=round(observed_px / aoi_px, 6) if aoi_px else 0.0,
-        failed=tuple(sorted(failures, key=lambda failure: failure.chunk)),
+        failed=tuple(sorted(outcome.failures, key=lambda failure: failure.chunk)),
         seconds=seconds,
         task_seconds={
-            stage: round(sum(getattr(task, f"{stage}_s") for task in tasks), 3)
+            stage: round(sum(getattr(task, f"{stage}_s") for task in outcome.tasks), 3)
             for stage in ("read", "predict", "write")
         },
-        chunks=len(tasks),
+        chunks=len(outcome.tasks),
         delivered_mpx_per_s=rate and round(rate * len(plan.identity.phases) / 1e6, 3),
         delivered_km2_per_s=rate and round(rate * pixel_km2, 3),
-        bytes_read=sum(task.bytes_read for task in tasks),
+        bytes_read=sum(task.bytes_read for task in outcome.tasks),
     )

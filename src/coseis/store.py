@@ -7,13 +7,12 @@ refused.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
 import numpy as np
-import obstore
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
@@ -22,9 +21,9 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pydantic import ValidationError
 
-from coseis.addresses import open_store
 from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
+from coseis.objects import get_object, list_objects, open_store, put_object
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
 from coseis.windows import Chunk
 
@@ -203,37 +202,17 @@ def shard_px(out: str, geobox: GeoBox) -> int:
     return shards[-1]
 
 
-def put_bytes(store: ObjectStore, key: str, content: bytes) -> None:
-    """Puts one object, whole or not at all.
-
-    Raises:
-        InputRefusedError: the output cannot be written.
-    """
-    try:
-        obstore.put(store, key, content)
-    except (OSError, obstore.exceptions.BaseError) as error:
-        raise InputRefusedError(f"output cannot be written: {key}: {error}") from error
-
-
-def get_bytes(store: ObjectStore, key: str) -> bytes | None:
-    """An object's bytes, or None where there is none."""
-    try:
-        return bytes(obstore.get(store, key).bytes())
-    except FileNotFoundError:
-        return None
-
-
 def put_record(store: ObjectStore, geobox: GeoBox, record: DoneRecord) -> None:
     """Marks a chunk done; to be called after `write_chunk` and not before."""
-    put_bytes(store, f"{RECORDS}/{epsg_of(geobox)}/{record.chunk}.json", record.model_dump_json().encode())
+    put_object(store, f"{RECORDS}/{epsg_of(geobox)}/{record.chunk}.json", record.model_dump_json().encode())
 
 
 def read_records(store: ObjectStore, geobox: GeoBox, identity: str) -> dict[str, DoneRecord]:
     """The done-records of a run by chunk name; a torn or another run's record counts as not done."""
     records = {}
-    for key in _keys(store, f"{RECORDS}/{epsg_of(geobox)}/"):
+    for key in list_objects(store, f"{RECORDS}/{epsg_of(geobox)}/"):
         try:
-            record = DoneRecord.model_validate_json(get_bytes(store, key) or b"")
+            record = DoneRecord.model_validate_json(get_object(store, key) or b"")
         except ValidationError:
             continue
         if record.identity == identity:
@@ -245,12 +224,6 @@ def digest_of(identity: object) -> str:
     """SHA-256 of a value's canonical JSON: sorted keys, no spaces."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _keys(store: ObjectStore, prefix: str) -> Iterator[str]:
-    for page in obstore.list(store, prefix=prefix):
-        for entry in page:
-            yield entry["path"]
 
 
 def _zarr_store(out: str) -> "zarr.storage.ObjectStore[ObjectStore]":

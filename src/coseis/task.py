@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from scipy.ndimage import maximum_filter1d
 
-from coseis.addresses import open_store
 from coseis.cube import CubeWindow, read_window
 from coseis.errors import InputRefusedError
 from coseis.features import make_features
 from coseis.model import Model, load_model
+from coseis.objects import get_object, open_store
 from coseis.plan import MODEL, Plan
 from coseis.predict import predict_features, probe_device, ready_network, to_codes
 from coseis.reader import decoded_bytes
-from coseis.store import ChunkCodes, DoneRecord, get_bytes, put_record, write_chunk
+from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
 from coseis.threshold import count_codes
 from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Status, Value
 from coseis.windows import HALO_PX, Chunk
@@ -122,7 +122,7 @@ def run_model(store: ObjectStore, digest: str) -> Model:
         if digest not in _models:
             folder = Path(tempfile.mkdtemp(prefix="coseis-model-"))
             for name in ("card.json", "weights.h5"):
-                content = get_bytes(store, f"{MODEL}/{name}")
+                content = get_object(store, f"{MODEL}/{name}")
                 if content is None:
                     raise InputRefusedError(f"the run's own {MODEL}/{name} is gone; start the run anew")
                 (folder / name).write_bytes(content)

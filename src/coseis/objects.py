@@ -1,0 +1,148 @@
+"""An output's address goes in; its objects are put and got, whole, in a folder or in an object store."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import obstore
+import obstore.store
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, ObjectStore
+
+from coseis.addresses import (
+    BUCKETS,
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    RETRIES,
+    local_path,
+    public_form,
+    root_reason,
+    s3_endpoint,
+    scheme_of,
+)
+from coseis.errors import CoseisError, InputRefusedError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from obstore import Attributes
+
+UPLOAD_PART_BYTES = 32 * 2**20
+"""Object stores take at most 10,000 parts a file: this allows 320 GB."""
+
+
+def open_store(uri: str, *, prove_writable: bool = False) -> ObjectStore:
+    """Open the root of an output as an obstore store; a local folder is made.
+
+    The user chose this address, so private hosts are allowed. Credentials and endpoints come from the
+    environment (AWS_*, GOOGLE_*, AZURE_*).
+
+    Args:
+        uri: Local path, s3://, gs:// or az://.
+        prove_writable: Write and delete one empty object, so that a wrong bucket fails before any work.
+
+    Raises:
+        UsageError: unknown scheme, or a path that is no folder.
+        InputRefusedError: not writable.
+        UnreachableError: the store does not answer.
+    """
+    scheme = scheme_of(uri)
+    if scheme in ("", "file"):
+        return obstore.store.LocalStore(_writable_folder(local_path(uri)))
+    if scheme not in BUCKETS:
+        raise UsageError(f"output {public_form(uri)!r} is none of a path, s3://, gs:// or az://")
+    allow_http = scheme == "s3" and s3_endpoint(os.environ).startswith("http://")
+    try:
+        store = obstore.store.from_url(
+            uri,
+            client_options={
+                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+                "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+                # One request may carry a whole shard.
+                "timeout": timedelta(seconds=10 * READ_TIMEOUT_S),
+                "allow_http": allow_http,
+            },
+            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=2 * READ_TIMEOUT_S)},
+        )
+    except (BaseError, ValueError) as error:
+        raise UsageError(f"output {public_form(uri)!r} is no bucket address ({error})") from error
+    if prove_writable:
+        _prove_writable(store, uri)
+    return store
+
+
+def put_object(store: ObjectStore, key: str, content: bytes | Path, *, media_type: str | None = None) -> None:
+    """Puts one object, whole or not at all.
+
+    Args:
+        store: Where it goes.
+        key: Its name there.
+        content: The bytes, or a local file, which is sent in parts.
+        media_type: Kept where the store keeps one.
+
+    Raises:
+        InputRefusedError: the store refuses it: no permission, no such bucket, a folder not writable.
+        UnreachableError: the store does not answer.
+    """
+    attributes: Attributes | None = None
+    if media_type and not isinstance(store, LocalStore):
+        attributes = {"Content-Type": media_type}  # obstore refuses attributes on a file system
+    try:
+        obstore.put(store, key, content, attributes=attributes, chunk_size=UPLOAD_PART_BYTES)
+    except (BaseError, OSError) as error:
+        raise _put_error(error, store, key) from error
+
+
+def get_object(store: ObjectStore, key: str) -> bytes | None:
+    """An object's bytes, or None where there is none.
+
+    Raises:
+        UnreachableError: the store does not answer.
+    """
+    try:
+        return bytes(obstore.get(store, key).bytes())
+    except FileNotFoundError:
+        return None
+    except BaseError as error:
+        raise UnreachableError(f"{key} of {store!r} cannot be read ({root_reason(error)})") from error
+
+
+def list_objects(store: ObjectStore, prefix: str) -> Iterator[str]:
+    """The keys that start with a prefix."""
+    for page in obstore.list(store, prefix=prefix):
+        for entry in page:
+            yield entry["path"]
+
+
+def _writable_folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"output {str(path)!r} is a file; expected a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputRefusedError(f"output {str(path)!r} cannot be written ({error.strerror})") from error
+    return path.resolve()
+
+
+def _prove_writable(store: ObjectStore, uri: str) -> None:
+    probe = ".coseis-write-test"
+    try:
+        obstore.put(store, probe, b"")
+        obstore.delete(store, probe)
+    except (PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
+        raise InputRefusedError(
+            f"output {public_form(uri)} cannot be written ({root_reason(error)}); does the bucket exist, and "
+            "do the credentials in the environment allow it?"
+        ) from error
+    except BaseError as error:
+        raise UnreachableError(f"output {public_form(uri)} does not answer ({root_reason(error)})") from error
+
+
+def _put_error(error: Exception, store: ObjectStore, key: str) -> CoseisError:
+    message = f"cannot write {key} to {store!r}: {root_reason(error)}"
+    if isinstance(error, GenericError) and not isinstance(store, LocalStore):
+        return UnreachableError(f"{message}; run again")
+    return InputRefusedError(f"{message}; check that the output exists and may be written")

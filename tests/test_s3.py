@@ -1,0 +1,52 @@
+"""The whole main job into an object store: a run on s3:// equals the same run in a folder."""
+
+import boto3
+import geopandas as gpd
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from coseis.objects import get_object, open_store
+from coseis.plan import ITEMS, read_plan
+from coseis.store import open_arrays, read_records
+from test_pipeline import client, found, model, reference, run  # noqa: F401  (fixtures)
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 server of our own on loopback, with one bucket."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="maps")
+    yield "s3://maps/event"
+    server.stop()
+
+
+def test_run_on_s3_equals_run_in_a_folder(bucket, reference, run, client, tmp_path):  # noqa: F811
+    out, _ = reference
+    report = run(bucket, client)
+    assert report.failed == ()
+    store, local = open_store(bucket), open_store(str(out))
+    plan = read_plan(get_object(store, ITEMS), bucket)
+    here, there = open_arrays(str(out), plan.geobox), open_arrays(bucket, plan.geobox)
+    for name in here:
+        np.testing.assert_array_equal(here[name][:], there[name][:], err_msg=name)
+    digest = plan.identity.digest()
+    assert read_records(store, plan.geobox, digest) == read_records(local, plan.geobox, digest)
+    path = tmp_path / "fetched.parquet"
+    path.write_bytes(get_object(store, "landslides.parquet"))
+    assert gpd.read_parquet(path).equals(gpd.read_parquet(out / "landslides.parquet"))
+    names = {"run.json", "item.json", "landslides.pmtiles", "probability.tif", "status.tif", "map.png"}
+    listed = {entry["path"] for page in store.list() for entry in page}
+    assert names <= listed
+    report = run(bucket, client, resume=True)
+    assert report.chunks == 0
