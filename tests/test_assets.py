@@ -144,7 +144,10 @@ def test_planet_product_without_listed_bands():
         ({}, "it has no assets"),
         ({"assets": {"a": {"href": "x.json", "type": "application/json"}}}, "no GeoTIFF"),
         ({"assets": {"a": geotiff()}}, r"a \(red, green, blue\): expected 8-bit .* or bands with a scale"),
-        ({"assets": {"a": geotiff(("red", "nir"), scale=1e-4)}}, r"a \(red, nir\)"),
+        (
+            {"assets": {"a": geotiff(("red", "nir"), scale=1e-4)}},
+            "its assets have bands nir, red, but not green, blue",
+        ),
         ({"assets": {"a": {"href": "x.tif", "type": "image/tiff"}}}, r"a \(bands not listed\)"),
         (
             {

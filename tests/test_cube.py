@@ -134,6 +134,17 @@ def test_grid_in_degrees_is_refused():
         output_geobox(area_of(GRID), resolution_m=3.0, crs="EPSG:4326")
 
 
+@pytest.mark.parametrize("crs", ["foo", "EPSG:99999"])
+def test_unknown_crs_is_refused(crs):
+    with pytest.raises(UsageError, match=f"output CRS '{crs}' is not known"):
+        output_geobox(area_of(GRID), resolution_m=3.0, crs=crs)
+
+
+def test_absurd_pixel_size_is_refused():
+    with pytest.raises(UsageError, match=r"would have 2.*e\+0\d pixels a side"):
+        output_geobox(area_of(GRID), resolution_m=1e-5)
+
+
 def test_inside_is_by_pixel_centre_whatever_the_window():
     triangle = Geometry(shapely.Polygon([(583300, 4736900), (585000, 4736000), (583900, 4735300)]), GRID.crs)
     geometry = triangle.to_crs("EPSG:4326").json

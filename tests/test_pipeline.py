@@ -17,7 +17,7 @@ from affine import Affine
 from distributed import Client, LocalCluster
 
 from coseis.config import ClusterConfig, MapConfig, ModelConfig, OutputConfig, SearchConfig
-from coseis.errors import InputRefusedError
+from coseis.errors import InputRefusedError, UsageError
 from coseis.model import build_unet, save_model
 from coseis.objects import open_store
 from coseis.pipeline import map_event, score_run, vectorize_run
@@ -214,6 +214,28 @@ def test_new_threshold_without_inference(copied, client, monkeypatch):
     polygons = gpd.read_parquet(out / "landslides.parquet")
     assert polygons.pixel_count.sum() == ((codes >= 160) & (codes != 255)).sum()
     assert report.threshold.value == 0.8
+
+
+def test_new_least_area_keeps_the_threshold(copied, client):
+    before = json.loads((copied / "run.json").read_text())["config"]["output"]
+    report = vectorize_run(OutputConfig(out=str(copied), min_area=5000), client=client)
+    assert report.config.output.threshold == before["threshold"] == "card"
+    assert gpd.read_parquet(copied / "landslides.parquet").area_m2.min() >= 5000
+
+
+def test_a_torn_report_and_a_missing_run_are_refused(copied, tmp_path):
+    (copied / "run.json").write_text("{")
+    with pytest.raises(InputRefusedError, match=r"run\.json is damaged"):
+        score_run(str(copied), tmp_path / "labels.gpkg")
+    with pytest.raises(InputRefusedError, match="holds no run: there is no such folder"):
+        score_run(str(tmp_path / "none"), tmp_path / "labels.gpkg")
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_no_worker_can_hold_is_refused(run, client, tmp_path):
+    with pytest.raises(UsageError, match="give a smaller --core, --chunk or --batch"):
+        run(tmp_path / "huge", client, core=16_000)
+    assert not list((tmp_path / "huge").iterdir())
 
 
 def test_score_of_its_own_polygons_is_one(reference, tmp_path):

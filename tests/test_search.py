@@ -273,7 +273,7 @@ def test_iburi_asked_wrongly(real_data):
         search_items(catalog, EVENT, collections=["PScene"])
     with pytest.raises(InputRefusedError, match="the AOI lies outside every scene"):
         search_items(catalog, read_event("2018-09-05T18:08:00Z", "1,1,2,2"))
-    with pytest.raises(InputRefusedError, match="no asset has bands nir as display or reflectance"):
+    with pytest.raises(UsageError, match="the model reads nir, and no item has them all"):
         search_items(catalog, EVENT, bands=["nir"])
 
 

@@ -42,6 +42,10 @@ _SIGNATURES = frozenset(
 _VISIBLE = frozenset(("red", "green", "blue"))
 
 
+class MissingBandsError(InputRefusedError):
+    """An item has usable assets, but not the bands that the model reads."""
+
+
 class Resolved(Value):
     """Where the wanted bands of one item lie."""
 
@@ -92,11 +96,15 @@ def resolve_assets(
         admit: Gives the absolute, checked form of an asset's href, or raises InputRefusedError.
 
     Raises:
+        MissingBandsError: assets of an accepted kind are there, but not with all of the bands.
         InputRefusedError: no asset fits; the reason is said in terms of the item. Or what `admit` raises.
     """
     assets = _assets(item)
+    usable: set[str] = set()
     for kind in kinds:
-        layers = _choose(item, assets, bands, kind)
+        fitting = _fitting(item, assets, kind)
+        usable |= {layer.name for layers in fitting for layer in layers if layer.name}
+        layers = _choose(fitting, bands)
         if layers:
             sources = tuple(
                 _source(assets, layer, band, kind, admit) for layer, band in zip(layers, bands, strict=True)
@@ -107,6 +115,9 @@ def resolve_assets(
                 udm2=_find_udm2(assets, admit),
                 resolution_m=_resolution_m(item, assets, layers),
             )
+    if usable:
+        missing = ", ".join(band for band in bands if band not in usable) or "all of them on one grid"
+        raise MissingBandsError(f"its assets have bands {', '.join(sorted(usable))}, but not {missing}")
     raise InputRefusedError(_why_not(item, assets, bands, kinds))
 
 
@@ -122,20 +133,24 @@ def _assets(item: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {key: asset for key, asset in assets.items() if isinstance(asset, Mapping) and asset.get("href")}
 
 
-def _choose(
-    item: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]], bands: Sequence[str], kind: InputKind
-) -> list[_Layer]:
-    """The layer of each band, or nothing if a band is missing."""
-    accepted = [
+def _fitting(
+    item: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]], kind: InputKind
+) -> list[list[_Layer]]:
+    """The layers of each asset of a kind, the preferred asset first."""
+    return [
         layers
         for key in sorted(assets, key=lambda key: _rank(assets[key], kind))
         if (layers := list(_layers(key, assets[key]))) and _fits(item, assets[key], layers, kind)
     ]
-    for layers in accepted:
+
+
+def _choose(fitting: Sequence[list[_Layer]], bands: Sequence[str]) -> list[_Layer]:
+    """The layer of each band, or nothing if a band is missing."""
+    for layers in fitting:
         chosen = _pick(layers, bands)
         if chosen:
             return chosen
-    single = [layers[0] for layers in accepted if len(layers) == 1]
+    single = [layers[0] for layers in fitting if len(layers) == 1]
     return _pick(sorted(single, key=lambda layer: layer.resolution_m or math.inf), bands)
 
 

@@ -198,7 +198,7 @@ def map_command(config: Path | None, **options: Any) -> None:
 @cli.command()
 @click.argument("run")
 @click.option("--threshold", required=True, help="card, otsu, isodata, or a probability from 0 to 1.")
-@click.option("--min-area", metavar="NUMBER", help="Least area of a polygon, m2.  [default: 100]")
+@click.option("--min-area", metavar="NUMBER", help="Least area of a polygon, m2. Default: as it was.")
 def vectorize(run: str, threshold: str, min_area: str | None) -> None:
     """Draw the polygons of RUN anew with another threshold.
 

@@ -265,7 +265,7 @@ def _mosaic(stack: da.Array, scenes: Sequence[Scene], recipe: Recipe, chunk_px: 
     """(band + 1, y, x): the first valid scene's values and, last, its index. Chunk by chunk only the
     scenes that touch it enter the graph.
     """
-    places = {scene.item_id: number for number, scene in enumerate(scenes)}
+    places = {scene.index: number for number, scene in enumerate(scenes)}
     rows: dict[int, list[da.Array]] = {}
     for chunk in chunk_grid((recipe.geobox.shape.y, recipe.geobox.shape.x), chunk_px):
         window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
@@ -276,7 +276,7 @@ def _mosaic(stack: da.Array, scenes: Sequence[Scene], recipe: Recipe, chunk_px: 
             hole[-1] = SCENE_FILL
             rows.setdefault(chunk.row, []).append(hole)
             continue
-        part = stack[[places[scene.item_id] for scene in touching]][:, :, *chunk.slices]
+        part = stack[[places[scene.index] for scene in touching]][:, :, *chunk.slices]
         layers = part.rechunk({0: -1}).map_blocks(
             _first_valid,
             indices=np.array([scene.index for scene in touching], np.float32),

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from pyproj.exceptions import CRSError
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from coseis.errors import UsageError
 from coseis.types import Scene
 
+MOST_SIDE_PX = 2**20
+"""Longest side of a grid: 3,100 km at 3 m, five UTM zones; more is a mistake in the pixel size."""
 DENSIFY_DEG = 0.01
 """Edges given in degrees are cut to pieces this long before they are projected: they bend."""
 
@@ -32,14 +35,24 @@ def output_geobox(aoi: dict[str, Any], *, resolution_m: float, crs: str | None =
         crs: Use this projected CRS instead of the UTM zone.
 
     Raises:
-        UsageError: the CRS is not projected in metres, or the grid would have more than 2^31 rows or columns.
+        UsageError: the CRS is not projected in metres, or not known, or the grid would be too large.
     """
     area = Geometry(aoi, "EPSG:4326")
     centre = area.centroid
-    target = CRS(crs) if crs else CRS.utm(centre.coords[0][0], centre.coords[0][1])
+    try:
+        target = CRS(crs) if crs else CRS.utm(centre.coords[0][0], centre.coords[0][1])
+    except CRSError as error:
+        raise UsageError(f"output CRS {crs!r} is not known; give a UTM zone, e.g. EPSG:32654") from error
     if not target.projected or target.units[0] not in ("metre", "m"):
         raise UsageError(f"output CRS {crs} is not projected in metres; give a UTM zone, e.g. EPSG:32654")
     area = area.to_crs(target, resolution=DENSIFY_DEG)
+    west, south, east, north = area.boundingbox
+    side_px = max(east - west, north - south) / resolution_m
+    if side_px > MOST_SIDE_PX:
+        raise UsageError(
+            f"the grid would have {side_px:.3g} pixels a side; at most {MOST_SIDE_PX} are expected: is the "
+            f"pixel size of {resolution_m:g} m right, and the area in degrees?"
+        )
     return GeoBox.from_bbox(area.boundingbox, crs=target, resolution=resolution_m, anchor="edge")
 
 

@@ -32,14 +32,15 @@ UPLOAD_PART_BYTES = 32 * 2**20
 """Object stores take at most 10,000 parts a file: this allows 320 GB."""
 
 
-def open_store(uri: str, *, prove_writable: bool = False) -> ObjectStore:
-    """Open the root of an output as an obstore store; a local folder is made.
+def open_store(uri: str, *, prove_writable: bool = False, must_exist: bool = False) -> ObjectStore:
+    """Open the root of an output as an obstore store; a local folder is made unless it must exist.
 
     The user chose this address, so private hosts are allowed. Credentials and endpoints come from the
     environment (AWS_*, GOOGLE_*, AZURE_*).
 
     Args:
         uri: Local path, s3://, gs:// or az://.
+        must_exist: A local folder that is not there is refused instead of made.
         prove_writable: Write and delete one empty object, so that a wrong bucket fails before any work.
 
     Raises:
@@ -48,6 +49,8 @@ def open_store(uri: str, *, prove_writable: bool = False) -> ObjectStore:
         UnreachableError: the store does not answer.
     """
     scheme = scheme_of(uri)
+    if must_exist and scheme in ("", "file") and not local_path(uri).is_dir():
+        raise InputRefusedError(f"{uri} holds no run: there is no such folder")
     if scheme in ("", "file"):
         return obstore.store.LocalStore(_writable_folder(local_path(uri)))
     if scheme not in BUCKETS:

@@ -16,6 +16,7 @@ from distributed import Client
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,10 +29,12 @@ from rich.progress import (
 
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import MapConfig, OutputConfig
-from coseis.errors import InputRefusedError
+from coseis.errors import InputRefusedError, UnreachableError
 from coseis.evaluate import Scores, open_labels, score_blocks
+from coseis.memory import check_memory, worker_bytes
+from coseis.model import Precision
 from coseis.objects import get_object, open_store
-from coseis.plan import ITEMS, Plan, chunk_size, make_plan, read_plan
+from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_plan
 from coseis.predict import probe_device
 from coseis.report import RUN, FailedChunk, Outcome, RunReport, publish_run
 from coseis.store import create_cube, open_arrays, read_records, shard_px
@@ -73,7 +76,9 @@ def map_event(
             return stack.enter_context(connected(config.cluster, client))
 
         with clock("plan"), _step(progress, "search and measure scenes"):
-            plan = make_plan(config, store, lambda: connection().submit(probe_device, pure=False).result())
+            plan = make_plan(config, store, lambda: _probe(connection()))
+            _check_workers(plan, config, connection())
+            freeze_plan(plan, config, store)
             chunk_px = _lay_out(plan, store, config)
         with clock("predict"):
             reports, failures = _predict(plan, chunk_px, config.output, connection(), progress)
@@ -86,17 +91,18 @@ def vectorize_run(
     """Draws the polygons of a finished run anew, with another threshold or least area: no inference.
 
     Args:
-        config: `out` is the run; `threshold` and `min_area` are the new ones.
+        config: `out` is the run; `threshold` and `min_area`, where set, are the new ones.
         client: As for `map_event`.
         console: As for `map_event`.
 
     Raises:
         InputRefusedError: there is no run at `out`.
     """
-    store = open_store(config.out)
+    store = open_store(config.out, must_exist=True)
     earlier = _read_report(store, config.out)
-    changed = {"threshold": config.threshold, "min_area": config.min_area, "out": config.out}
-    output = earlier.config.output.model_copy(update=changed)
+    # What was not asked for stays as it was; the run may have been moved.
+    changed = {name: getattr(config, name) for name in config.model_fields_set & {"threshold", "min_area"}}
+    output = earlier.config.output.model_copy(update={**changed, "out": config.out})
     run = earlier.config.model_copy(update={"output": output})
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
@@ -115,7 +121,7 @@ def score_run(out: str, labels: str | Path) -> Scores:
         InputRefusedError: there is no finished run at `out`.
         UsageError: the labels cannot be used.
     """
-    store = open_store(out)
+    store = open_store(out, must_exist=True)
     report = _read_report(store, out)
     plan = read_plan(get_object(store, ITEMS) or b"", out)
     arrays = open_arrays(out, plan.geobox)
@@ -151,7 +157,39 @@ def _read_report(store: ObjectStore, out: str) -> RunReport:
     kept = get_object(store, RUN)
     if kept is None:
         raise InputRefusedError(f"{out} holds no finished run (no {RUN}); run coseis map first")
-    return RunReport.model_validate_json(kept)
+    try:
+        return RunReport.model_validate_json(kept)
+    except ValidationError as error:
+        raise InputRefusedError(
+            f"{out}/{RUN} is damaged or not of this version; run coseis map anew"
+        ) from error
+
+
+def _check_workers(plan: Plan, config: MapConfig, client: Client) -> None:
+    """Refuses, before anything is submitted, what the smallest worker cannot hold."""
+    identity = plan.identity
+    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+        needed = worker_bytes(
+            plan.card,
+            core_px=identity.core_px,
+            chunk_px=chunk_size(config, identity.core_px),
+            batch=identity.batch,
+            precision=identity.precision,
+            phases=len(identity.phases),
+            threads=worker["nthreads"],
+        )
+        check_memory(needed, worker["memory_limit"] or 0)
+
+
+def _probe(client: Client) -> tuple[str, Precision]:
+    """Device kind and default precision of a worker."""
+    [(_, result)] = run_jobs(client, probe_device, [(f"probe-{time.time_ns()}", None, ())])
+    if isinstance(result, Failure):
+        raise UnreachableError(f"no worker could say what it computes on: {result.reason}")
+    device: str
+    precision: Precision
+    device, precision = result
+    return device, precision
 
 
 def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> int:

@@ -137,7 +137,7 @@ def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
 
 
 def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
-    """The plan of a run: taken from the output when resuming, else searched, measured and written there.
+    """The plan of a run: taken from the output when resuming, else searched and measured. Writes nothing.
 
     Args:
         config: The resolved configuration.
@@ -158,14 +158,21 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
     if kept is None:
         found = find_scenes(config.search, model.card)
         scenes = inspect_scenes(found, model.card, _policy(config.search))
-        plan = _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
-        _copy_model(store, model)
-        put_object(store, ITEMS, plan.model_dump_json(indent=1).encode())
-        return plan
+        return _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
     plan = read_plan(kept, config.output.out)
     again = _decide(config, plan.found, model, probe)
     _check_same(plan.identity, again.identity, config.output.out)
     return plan
+
+
+def freeze_plan(plan: Plan, config: MapConfig, store: ObjectStore) -> None:
+    """Begins a run in its output: the model first, so that a plan that is there is complete.
+
+    Every worker and every later pass reads these, not the catalog and the model's folder.
+    """
+    for name, content in load_model(config.model.model).files().items():
+        put_object(store, f"{MODEL}/{name}", content)
+    put_object(store, ITEMS, plan.model_dump_json(indent=1).encode())
 
 
 def read_plan(text: bytes, out: str) -> Plan:
@@ -267,9 +274,3 @@ def _check_same(kept: Identity, now: Identity, out: str) -> None:
     old, new = kept.model_dump(mode="json"), now.model_dump(mode="json")
     changes = ", ".join(f"{key} is {old[key]} there, {new[key]} now" for key in old if old[key] != new[key])
     raise InputRefusedError(f"output {out} holds another run: {changes}; choose another --out")
-
-
-def _copy_model(store: ObjectStore, model: Model) -> None:
-    """Card and weights go into the run, so that every worker and every later pass reads the same ones."""
-    for name, content in model.files().items():
-        put_object(store, f"{MODEL}/{name}", content)

@@ -22,7 +22,7 @@ from coseis.addresses import (
     host_of,
     public_form,
 )
-from coseis.assets import resolve_assets
+from coseis.assets import MissingBandsError, resolve_assets
 from coseis.catalogs import Content, Query, Record, catalog_address, read_catalog
 from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, Refused, to_geojson
@@ -30,6 +30,7 @@ from coseis.types import PHASES, InputKind, Phase, Scene, Value
 
 CLOUD_STEP_PERCENT = 10
 """Scenes whose cloud cover differs by less are ordered by time: the estimates are no better than that."""
+WITHOUT_BANDS = "without the model's bands"
 NAMED_ITEMS = 3
 """Refused items that a message names; all are in Found.refused."""
 EQUAL_AREA = "EPSG:6933"
@@ -106,6 +107,7 @@ def search_items(
         allow_missing_pre: Accept an event without any scene before it.
 
     Raises:
+        UsageError: items fit, but none has the bands.
         InputRefusedError: no catalog, unknown collection, an asset on a host that is not allowed, an included
             id that is not there, or no scene for a phase (the message says what was searched).
         UnreachableError: the catalog does not answer.
@@ -122,6 +124,8 @@ def search_items(
     _check_included(filters.include, content.records, searched)
     for phase in ("post", "pre"):
         if not (phase == "pre" and allow_missing_pre) and not any(s.phase == phase for s in scenes):
+            if tally[WITHOUT_BANDS] and not scenes:
+                raise UsageError(_why_no_bands(bands, refused, searched))
             raise InputRefusedError(_why_none(phase, tally, refused, searched))
     sources = [source for scene in scenes for source in (*scene.sources, scene.udm2) if source]
     return Found(
@@ -156,6 +160,8 @@ def _select(
                 scenes.append(_build_scene(candidate, bands, filters.kinds, policy))
             except AddressRefusedError as error:
                 forbidden.setdefault(error.host, f"item {item_id}: {error}")
+            except MissingBandsError as error:
+                candidate = _LeftOut(WITHOUT_BANDS, str(error))
             except InputRefusedError as error:
                 candidate = _LeftOut("without usable assets", str(error))
         if isinstance(candidate, _LeftOut):
@@ -307,6 +313,14 @@ def _why_none(phase: Phase, tally: Counter[str], refused: Sequence[Refused], sea
     if phase == "pre":
         hint += ", or go on with scenes after the event only: --allow-missing-pre"
     return f"{what}. Searched {searched}{named}{more}. {hint}"
+
+
+def _why_no_bands(bands: Sequence[str], refused: Sequence[Refused], searched: str) -> str:
+    named = "; ".join(f"{item.item_id}: {item.reason}" for item in refused[:NAMED_ITEMS])
+    return (
+        f"the model reads {', '.join(bands)}, and no item has them all. Searched {searched}; {named}. "
+        "Choose another --model or --collection"
+    )
 
 
 def _check_included(include: Sequence[str], records: Sequence[Record], searched: str) -> None:
