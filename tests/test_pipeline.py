@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import geopandas as gpd
@@ -25,7 +26,7 @@ from coseis.plan import ITEMS, read_plan
 from coseis.publish import read_tile_ids
 from coseis.store import open_arrays, read_records
 from coseis.types import Status
-from making import area_of, found_of, grid, texture, write_scene
+from making import EVENT_TIME, area_of, found_of, grid, texture, write_scene
 from test_predict import tiny_card
 
 GRID = grid(420, 560)
@@ -57,13 +58,14 @@ def found(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(model, found):
+def run(model, found, tmp_path_factory):
     """Runs the job with the search replaced by the scenes above; everything after it is real."""
-    settings = SearchConfig(catalog="-", aoi="-", event_time="-")
+    area = tmp_path_factory.mktemp("area") / "aoi.geojson"
+    area.write_text(json.dumps(found.event.aoi))
 
-    def start(out, client, *, chunk=None, resume=False, core=112, scheduler="local"):
+    def start(out, client, *, chunk=None, resume=False, core=112, scheduler="local", time=EVENT_TIME):
         config = MapConfig(
-            search=settings,
+            search=SearchConfig(catalog="-", aoi=str(area), event_time=time.isoformat()),
             model=ModelConfig(model=str(model.path), core=core, precision="float32"),
             output=OutputConfig(out=str(out), resolution=3.0, chunk=chunk, resume=resume, min_area=0),
             cluster=ClusterConfig(scheduler=scheduler),
@@ -185,6 +187,8 @@ def test_another_identity_is_refused_by_name(reference, run, client):
     out, _ = reference
     with pytest.raises(InputRefusedError, match="already holds a run; go on with it by --resume"):
         run(out, client)
+    with pytest.raises(InputRefusedError, match="holds a run of another time, pre, post; choose another"):
+        run(out, client, resume=True, time=EVENT_TIME + timedelta(hours=1))
     with pytest.raises(InputRefusedError, match="holds another run: core_px is 112 there, 128 now"):
         run(out, client, resume=True, core=128)
 

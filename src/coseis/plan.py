@@ -22,7 +22,7 @@ from coseis.catalogs import catalog_address
 from coseis.config import MapConfig, SearchConfig
 from coseis.cube import Recipe
 from coseis.errors import InputRefusedError, UsageError
-from coseis.event import Found, read_event
+from coseis.event import Event, Found, read_event
 from coseis.grid import native_resolution_m, output_geobox, scenes_touching
 from coseis.model import Model, Precision, check_bands, load_model
 from coseis.objects import get_object, put_object
@@ -117,7 +117,7 @@ def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
     Raises:
         UsageError, InputRefusedError, UnreachableError: as `read_event` and `search_items` say.
     """
-    event = read_event(search.event_time, search.aoi, pre=search.pre, post=search.post)
+    event = _event(search)
     filters = SearchFilters(
         max_cloud=search.max_cloud,
         quality=search.quality,
@@ -160,6 +160,7 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
         scenes = inspect_scenes(found, model.card, _policy(config.search))
         return _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
     plan = read_plan(kept, config.output.out)
+    _check_event(plan.found.event, _event(config.search), config.output.out)
     again = _decide(config, plan.found, model, probe)
     _check_same(plan.identity, again.identity, config.output.out)
     return plan
@@ -266,6 +267,19 @@ def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> 
             f"{most:g} m; give --resolution within that range, another --model, or --force-resolution"
         )
     return True
+
+
+def _event(search: SearchConfig) -> Event:
+    return read_event(search.event_time, search.aoi, pre=search.pre, post=search.post)
+
+
+def _check_event(kept: Event, now: Event, out: str) -> None:
+    """The scenes of a resumed run are frozen, so its place and time cannot be others either."""
+    changed = [name for name in Event.model_fields if getattr(kept, name) != getattr(now, name)]
+    if changed:
+        raise InputRefusedError(
+            f"output {out} holds a run of another {', '.join(changed)}; choose another --out"
+        )
 
 
 def _check_same(kept: Identity, now: Identity, out: str) -> None:
