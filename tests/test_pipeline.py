@@ -117,7 +117,6 @@ def assert_equal(one, other):
 
 def test_whole_job(reference):
     out, report = reference
-    print(report.seconds, report.task_seconds)
     arrays, polygons = contents(out)
     status = arrays["status"] & 0x7F
     assert report.failed == ()
@@ -162,7 +161,7 @@ def test_chunking_and_order_change_nothing(reference, run, client, tmp_path, mon
     real = module.run_jobs
 
     def shuffled(connection, function, jobs):
-        return real(connection, function, random.Random(4).sample(jobs, len(jobs)))
+        return real(connection, function, sorted(jobs, key=lambda job: random.Random(job[0]).random()))
 
     monkeypatch.setattr(module, "run_jobs", shuffled)
     run(tmp_path / "other", client, chunk=224, resume=True)
@@ -179,7 +178,7 @@ def test_resume_redoes_only_what_is_missing(reference, copied, run, client):
     undone = plan.chunks(112)[[c.name for c in plan.chunks(112)].index(records[0])]
     open_arrays(str(copied), plan.geobox)["probability"][(..., *undone.slices)] = 7
     report = run(copied, client, resume=True)
-    assert report.chunks == 4
+    assert report.throughput.chunks == 4
     assert_equal(contents(reference[0]), contents(copied))
 
 
@@ -203,6 +202,8 @@ def test_failed_chunks_are_listed_and_marked(run, client, tmp_path, found, monke
     monkeypatch.setattr("coseis.plan.inspect_scenes", lambda found, card, policy: (found.scenes[0], broken))
     report = run(tmp_path / "broken", client)
     assert report.failed
+    assert report.observed_share == 0
+    assert report.aoi_km2 == pytest.approx(390 * 530 * 9 / 1e6, rel=1e-3)
     assert all("after.tif cannot be read" in failure.reason for failure in report.failed)
     status = contents(tmp_path / "broken")[0]["status"]
     row, col = map(int, report.failed[0].chunk.split("_"))
@@ -224,6 +225,7 @@ def test_new_least_area_keeps_the_threshold(copied, client):
     before = json.loads((copied / "run.json").read_text())["config"]["output"]
     report = vectorize_run(OutputConfig(out=str(copied), min_area=5000), client=client)
     assert report.config.output.threshold == before["threshold"] == "card"
+    assert report.throughput.chunks == 20
     assert gpd.read_parquet(copied / "landslides.parquet").area_m2.min() >= 5000
 
 

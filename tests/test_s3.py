@@ -49,4 +49,4 @@ def test_run_on_s3_equals_run_in_a_folder(bucket, reference, run, client, tmp_pa
     listed = {entry["path"] for page in store.list() for entry in page}
     assert names <= listed
     report = run(bucket, client, resume=True)
-    assert report.chunks == 0
+    assert report.throughput.chunks == 0

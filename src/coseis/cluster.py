@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
 
 
 def run_jobs(
-    client: Client, function: Callable[..., Any], jobs: Sequence[tuple[str, Job, tuple[Any, ...]]]
+    client: Client, function: Callable[..., Any], jobs: Iterable[tuple[str, Job, tuple[Any, ...]]]
 ) -> Iterator[tuple[Job, Any]]:
     """Runs a function over many jobs with a bounded number in flight, as they end.
 

@@ -5,8 +5,8 @@ wrote, so a new threshold needs no new inference.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,30 @@ from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from pydantic import ValidationError
+from rasterio.windows import Window
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress
 
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import MapConfig, OutputConfig
 from coseis.errors import InputRefusedError, UnreachableError
 from coseis.evaluate import Scores, open_labels, score_blocks
+from coseis.grid import pixels_inside
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_plan
 from coseis.predict import probe_device
-from coseis.report import RUN, FailedChunk, Outcome, RunReport, publish_run
+from coseis.progress import Clock, one_step, progress_bars
+from coseis.report import (
+    RUN,
+    FailedChunk,
+    Outcome,
+    RunReport,
+    Throughput,
+    measure_throughput,
+    publish_run,
+)
 from coseis.store import create_cube, open_arrays, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk, map_chunk
 from coseis.threshold import ThresholdChoice, choose_threshold
@@ -68,21 +72,22 @@ def map_event(
     """
     clock = Clock()
     store = open_store(config.output.out, prove_writable=True)
-    with _progress(console) as progress, ExitStack() as stack:
+    with progress_bars(console) as progress, ExitStack() as stack:
 
         @cache
         def connection() -> Client:
             # First needed when the plan asks a worker: a wrong request must not wait for a cluster.
             return stack.enter_context(connected(config.cluster, client))
 
-        with clock("plan"), _step(progress, "search and measure scenes"):
+        with clock("plan"), one_step(progress, "search and measure scenes"):
             plan = make_plan(config, store, lambda: _probe(connection()))
             _check_workers(plan, config, connection())
             freeze_plan(plan, config, store)
             chunk_px = _lay_out(plan, store, config)
         with clock("predict"):
-            reports, failures = _predict(plan, chunk_px, config.output, connection(), progress)
-        return _finish(plan, config, connection(), clock, progress, reports=reports, failures=failures)
+            tasks, reasons = _predict(plan, chunk_px, config.output, connection(), progress)
+        throughput = measure_throughput(plan, tasks, clock.seconds["predict"])
+        return _finish(plan, config, connection(), clock, progress, throughput=throughput, reasons=reasons)
 
 
 def vectorize_run(
@@ -106,8 +111,10 @@ def vectorize_run(
     run = earlier.config.model_copy(update={"output": output})
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
-    with _progress(console) as progress, connected(run.cluster, client) as connection:
-        return _finish(plan, run, connection, clock, progress, failures=earlier.failed)
+    with progress_bars(console) as progress, connected(run.cluster, client) as connection:
+        reasons = {failure.chunk: failure.reason for failure in earlier.failed}
+        throughput = earlier.throughput
+        return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
 
 
 def score_run(out: str, labels: str | Path) -> Scores:
@@ -137,20 +144,6 @@ def score_run(out: str, labels: str | Path) -> Scores:
 
     parts = [plan.geobox[block.slices] for block in chunk_grid(plan.identity.shape, VECTORIZE_PX)]
     return score_blocks(parts, read_prediction, open_labels(labels, plan.geobox))
-
-
-class Clock:
-    """Seconds a stage, by name."""
-
-    def __init__(self, seconds: dict[str, float] | None = None) -> None:
-        self.seconds = dict(seconds or {})
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Times what runs within."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
 
 
 def _read_report(store: ObjectStore, out: str) -> RunReport:
@@ -214,27 +207,28 @@ def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> int:
 
 def _predict(
     plan: Plan, chunk_px: int, output: OutputConfig, client: Client, progress: Progress
-) -> tuple[list[TaskReport], list[FailedChunk]]:
-    """All chunks that have no done-record yet; a chunk that fails is written as failed and listed."""
+) -> tuple[list[TaskReport], dict[str, str]]:
+    """All chunks that have no done-record yet; one that fails is written as failed, its reason returned."""
     identity = plan.identity.digest()
     done = read_records(open_store(output.out), plan.geobox, identity)
     chunks = plan.chunks(chunk_px)
-    jobs = [
+    missing = [chunk for chunk in chunks if chunk.name not in done]
+    # Made one by one, as workers get free: a region's plans never lie in memory together.
+    jobs = (
         (f"map-{identity[:8]}-{chunk.name}", chunk, (plan.for_area(plan.area(chunk)), chunk, output.out))
-        for chunk in chunks
-        if chunk.name not in done
-    ]
-    reports: list[TaskReport] = []
-    failures: list[FailedChunk] = []
-    bar = progress.add_task("predict", total=len(chunks), completed=len(chunks) - len(jobs))
+        for chunk in missing
+    )
+    tasks: list[TaskReport] = []
+    reasons: dict[str, str] = {}
+    bar = progress.add_task("predict", total=len(chunks), completed=len(chunks) - len(missing))
     for chunk, result in run_jobs(client, map_chunk, jobs):
         if isinstance(result, Failure):
             fail_chunk(plan, chunk, output.out)
-            failures.append(FailedChunk(chunk=chunk.name, reason=result.reason))
+            reasons[chunk.name] = result.reason
         else:
-            reports.append(result)
+            tasks.append(result)
         progress.advance(bar)
-    return reports, failures
+    return tasks, reasons
 
 
 def _finish(
@@ -244,16 +238,15 @@ def _finish(
     clock: Clock,
     progress: Progress,
     *,
-    reports: list[TaskReport] | None = None,
-    failures: Sequence[FailedChunk] = (),
+    throughput: Throughput,
+    reasons: Mapping[str, str],
 ) -> RunReport:
     """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
     store = open_store(config.output.out)
     done = read_records(store, plan.geobox, plan.identity.digest())
     records = list(done.values())
-    reasons = {failure.chunk: failure for failure in failures}
     failed = [
-        reasons.get(chunk.name, FailedChunk(chunk=chunk.name, reason="it was never computed"))
+        _failed_chunk(plan, chunk, reasons.get(chunk.name, "it was never computed"))
         for chunk in plan.chunks(shard_px(config.output.out, plan.geobox))
         if chunk.name not in done
     ]
@@ -270,25 +263,32 @@ def _finish(
             model_digest=plan.identity.model,
             min_area_m2=config.output.min_area,
         )
-    with _step(progress, "publish"):
-        outcome = Outcome(polygons, threshold, records, reports or [], failed)
+    with one_step(progress, "publish"):
+        outcome = Outcome(polygons, threshold, records, failed, throughput)
         return publish_run(plan, config, store, clock, outcome)
+
+
+def _failed_chunk(plan: Plan, chunk: Chunk, reason: str) -> FailedChunk:
+    window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
+    aoi_px = int(pixels_inside(plan.found.event.aoi, plan.geobox, window).sum())
+    return FailedChunk(chunk=chunk.name, reason=reason, aoi_px=aoi_px)
 
 
 def _trace(
     plan: Plan, output: OutputConfig, threshold: ThresholdChoice, client: Client, progress: Progress
 ) -> list[BlockPieces]:
     blocks = list(chunk_grid(plan.identity.shape, VECTORIZE_PX))
-    identity = plan.identity.digest()
-    jobs = [
+    post = plan.identity.phases.index("post")
+    begun = time.time_ns()  # in the keys: the same block is traced again with another threshold
+    jobs = (
         (
-            f"trace-{identity[:8]}-{block.name}-{time.time_ns()}",
+            f"trace-{begun}-{block.name}",
             block,
-            (plan, block, threshold.code, output.out),
+            (plan.geobox, post, block, threshold.code, output.out),
         )
         for block in blocks
-    ]
-    bar = progress.add_task("draw polygons", total=len(jobs))
+    )
+    bar = progress.add_task("draw polygons", total=len(blocks))
     pieces = []
     for block, result in run_jobs(client, trace_run_block, jobs):
         if isinstance(result, Failure):
@@ -298,31 +298,11 @@ def _trace(
     return pieces
 
 
-def trace_run_block(plan: Plan, block: Chunk, threshold_code: int, out: str) -> BlockPieces:
-    """Traces one block of a run's cube: the post phase, the first class."""
-    arrays = open_arrays(out, plan.geobox)
-    post = plan.identity.phases.index("post")
+def trace_run_block(geobox: GeoBox, phase: int, block: Chunk, threshold_code: int, out: str) -> BlockPieces:
+    """Traces one block of a run's cube: one phase, the first class."""
+    arrays = open_arrays(out, geobox)
     rows, cols = block.slices
-    codes: NDArray[Any] = np.asarray(arrays["probability"][post, 0, rows, cols])
-    status: NDArray[Any] = np.asarray(arrays["status"][post, rows, cols])
-    scene: NDArray[Any] = np.asarray(arrays["scene"][post, rows, cols])
+    codes: NDArray[Any] = np.asarray(arrays["probability"][phase, 0, rows, cols])
+    status: NDArray[Any] = np.asarray(arrays["status"][phase, rows, cols])
+    scene: NDArray[Any] = np.asarray(arrays["scene"][phase, rows, cols])
     return trace_block(codes, status, scene, origin=(block.y0, block.x0), threshold_code=threshold_code)
-
-
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console or Console(quiet=True),
-    )
-
-
-@contextmanager
-def _step(progress: Progress, description: str) -> Iterator[None]:
-    """Shows a stage that has no parts to count."""
-    bar = progress.add_task(description, total=1)
-    yield
-    progress.advance(bar)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import geopandas as gpd
 import numpy as np
@@ -18,6 +17,7 @@ from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
 from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import ITEMS, Identity, Plan
+from coseis.progress import Clock
 from coseis.publish import (
     ResultSummary,
     probability_layout,
@@ -45,6 +45,23 @@ class FailedChunk(Value):
 
     chunk: str
     reason: str
+    aoi_px: int
+    """Pixels of the AOI in it, which count as not observed."""
+
+
+class Throughput(Value):
+    """What predicting took; of a resumed run, its last part. Drawing new polygons leaves it as it was."""
+
+    chunks: int
+    """Chunks done."""
+    task_seconds: dict[str, float]
+    """Seconds summed over the tasks: read, predict, write."""
+    delivered_mpx_per_s: float | None
+    """Observed megapixels of all phases a wall second; None where nothing was left to do."""
+    delivered_km2_per_s: float | None
+    """The same in mapped area, whatever the number of phases."""
+    bytes_read: int
+    """Decoded pixel bytes, halos included."""
 
 
 class RunReport(Value):
@@ -64,15 +81,7 @@ class RunReport(Value):
     failed: tuple[FailedChunk, ...]
     seconds: dict[str, float]
     """Wall seconds a stage; of a resumed run, of its last part."""
-    task_seconds: dict[str, float]
-    """Seconds summed over this part's tasks: read, predict, write."""
-    chunks: int
-    """Chunks done in this part."""
-    delivered_mpx_per_s: float | None
-    """Predicted megapixels a wall second of predict (all phases); None where nothing was left to do."""
-    delivered_km2_per_s: float | None
-    bytes_read: int
-    """Decoded pixel bytes, halos included."""
+    throughput: Throughput
 
 
 @dataclass(frozen=True)
@@ -84,25 +93,31 @@ class Outcome:
     threshold: ThresholdChoice
     records: Sequence[DoneRecord]
     """Of every chunk that is done, also of earlier parts of a resumed run."""
-    tasks: Sequence[TaskReport]
-    """Of this part's tasks."""
     failures: Sequence[FailedChunk]
+    throughput: Throughput
 
 
-class Timer(Protocol):
-    """Times a stage; `seconds` holds what was timed so far."""
-
-    seconds: dict[str, float]
-
-    def __call__(self, stage: str) -> Any:
-        """A context manager around the stage."""
+def measure_throughput(plan: Plan, tasks: Sequence[TaskReport], wall_s: float) -> Throughput:
+    """Sums what the tasks of a part reported, against the wall seconds that they took together."""
+    pixel_km2 = abs(plan.identity.transform[0] * plan.identity.transform[4]) / 1e6
+    rate = sum(task.record.observed_px for task in tasks) / wall_s if tasks else None
+    return Throughput(
+        chunks=len(tasks),
+        task_seconds={
+            stage: round(sum(getattr(task, f"{stage}_s") for task in tasks), 3)
+            for stage in ("read", "predict", "write")
+        },
+        delivered_mpx_per_s=None if rate is None else round(rate * len(plan.identity.phases) / 1e6, 3),
+        delivered_km2_per_s=None if rate is None else round(rate * pixel_km2, 3),
+        bytes_read=sum(task.bytes_read for task in tasks),
+    )
 
 
 def publish_run(
     plan: Plan,
     config: MapConfig,
     store: ObjectStore,
-    clock: Timer,
+    clock: Clock,
     outcome: Outcome,
 ) -> RunReport:
     """Writes the inventory, tiles, COGs, picture and STAC item, and run.json last of all.
@@ -198,11 +213,8 @@ def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice)
 
 def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: Outcome) -> RunReport:
     pixel_km2 = abs(plan.identity.transform[0] * plan.identity.transform[4]) / 1e6
-    aoi_px = sum(record.aoi_px for record in outcome.records)
+    aoi_px = sum(record.aoi_px for record in outcome.records) + sum(f.aoi_px for f in outcome.failures)
     observed_px = sum(record.observed_px for record in outcome.records)
-    predicted_px = sum(task.record.observed_px for task in outcome.tasks)
-    predict_s = seconds.get("predict", 0.0)
-    rate = predicted_px / predict_s if predicted_px and predict_s else None
     return RunReport(
         identity=plan.identity,
         identity_digest=plan.identity.digest(),
@@ -215,12 +227,5 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         observed_share=round(observed_px / aoi_px, 6) if aoi_px else 0.0,
         failed=tuple(sorted(outcome.failures, key=lambda failure: failure.chunk)),
         seconds=seconds,
-        task_seconds={
-            stage: round(sum(getattr(task, f"{stage}_s") for task in outcome.tasks), 3)
-            for stage in ("read", "predict", "write")
-        },
-        chunks=len(outcome.tasks),
-        delivered_mpx_per_s=rate and round(rate * len(plan.identity.phases) / 1e6, 3),
-        delivered_km2_per_s=rate and round(rate * pixel_km2, 3),
-        bytes_read=sum(task.bytes_read for task in outcome.tasks),
+        throughput=outcome.throughput,
     )
