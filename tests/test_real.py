@@ -1,6 +1,7 @@
 """The main job on real scenes through the command line: other chunks, workers and a kill change nothing."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -70,6 +71,21 @@ def test_chunks_and_workers_change_nothing(event, real_data, tmp_path):
     name, reference = event
     more = ("--chunk", "512", "--workers", "4", "--threads", "1")
     subprocess.run(command(real_data, name, tmp_path / "other", *more), check=True)
+    assert_equal(contents(reference), contents(tmp_path / "other"))
+
+
+def test_shuffled_order_changes_nothing(event, real_data, tmp_path, monkeypatch):
+    import coseis.cli as cli
+    import coseis.pipeline as module
+
+    real = module.run_jobs
+
+    def shuffled(connection, function, jobs):
+        return real(connection, function, sorted(jobs, key=lambda job: random.Random(job[0]).random()))
+
+    name, reference = event
+    monkeypatch.setattr(module, "run_jobs", shuffled)
+    cli.cli.main(command(real_data, name, tmp_path / "other")[3:], standalone_mode=False)
     assert_equal(contents(reference), contents(tmp_path / "other"))
 
 

@@ -118,9 +118,9 @@ def test_valid_padding_predicts_the_true_area() -> None:
 @pytest.mark.slow
 def test_valid_padding_and_several_classes_train(tmp_path: Path) -> None:
     card = a_card(padding="valid", classes=("source", "deposit"))
-    config = TINY.model_copy(update={"epochs": 2, "batches_per_epoch": 4, "learning_rate": 1e-3})
+    config = TINY.model_copy(update={"epochs": 4, "batches_per_epoch": 12, "learning_rate": 3e-3})
     history = train_model([a_patch(0)], card=card, folder=tmp_path, config=config).history
-    assert history[1]["loss"] < history[0]["loss"]
+    assert history[-1]["loss"] < 0.97 * history[0]["loss"]
 
 
 def test_weight_decides_what_is_drawn() -> None:
