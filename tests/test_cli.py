@@ -238,7 +238,11 @@ class Bad(NamedTuple):
         Bad({"model": "nothere"}, 2, "no model at nothere: expected a folder or ZIP file"),
         Bad({"out": "ftp://host/run"}, 2, "'ftp://host/run' is none of a path, s3://, gs:// or az://"),
         Bad({"scheduler": "here"}, 2, "--scheduler is 'here'; expected local, tcp://HOST:PORT"),
-        Bad({"threshold": "1.2"}, 2, "--threshold is '1.2'; expected 'card', 'otsu' or 'isodata' or less"),
+        Bad(
+            {"threshold": "1.2"},
+            2,
+            "--threshold is '1.2'; expected 'card', 'otsu' or 'isodata' or a probability from 0 to 1",
+        ),
         Bad({"catalog": None, "out": None}, 2, "--catalog, --out missing"),
     ],
     ids=lambda bad: " ".join(f"{name}={value}" for name, value in bad.changes.items()),

@@ -159,7 +159,10 @@ def test_yaml_keeps_ids_and_times_as_they_are_written(tmp_path):
         Wrong("search: {", "cannot be read: .*line 1"),
         Wrong("search: [a\nb: c", "cannot be read"),
         Wrong("model: {precision: float16}", "model.precision is 'float16'; expected 'auto'"),
-        Wrong("output: {threshold: 1.5}", "output.threshold is '1.5'; expected 'card', .* or less than"),
+        Wrong(
+            "output: {threshold: 1.5}",
+            "output.threshold is '1.5'; expected 'card', .* or a probability from 0 to 1",
+        ),
         Wrong("output: {threshold: nan}", "output.threshold is 'nan'; expected"),
         Wrong("output: {min_area: -1}", "output.min_area is '-1'; expected greater than or equal to 0"),
         Wrong("output: {resolution: inf}", "output.resolution is 'inf'; expected a finite number"),

@@ -1,5 +1,7 @@
 """The cube: best scene first, status, laziness, and the lazy form equal to what a task reads."""
 
+import dataclasses
+
 import dask
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from rasterio.windows import Window
 
 from coseis.cube import Recipe, SceneReader, load_cube, read_window
 from coseis.errors import InputRefusedError, UsageError
-from coseis.grid import output_geobox, pixels_inside
+from coseis.grid import output_geobox, pixels_inside, scenes_touching
 from coseis.types import SCENE_FILL, Status
 from making import BANDS, area_of, found_of, grid, texture, write_scene
 
@@ -69,6 +71,23 @@ def test_any_window_is_cut_from_the_whole(recipe):
         cut = (..., slice(y0 + 50, y0 + 50 + height), slice(x0 + 50, x0 + 50 + width))
         np.testing.assert_array_equal(part.image, whole.image[cut])
         np.testing.assert_array_equal(part.status, whole.status[cut])
+        np.testing.assert_array_equal(part.scene, whole.scene[cut])
+
+
+def test_a_footprint_smaller_than_its_file_depends_on_no_window(recipe):
+    """Catalogs round footprints: which pixels count must not depend on which window asks."""
+    small = area_of(GRID, inset_px=100)
+    scenes = tuple(scene.model_copy(update={"geometry": small}) for scene in recipe.scenes)
+    rough = dataclasses.replace(recipe, scenes=scenes)
+    whole = read_window(rough, Window(0, 0, 800, 600))
+    assert (whole.scene[1][:60] == SCENE_FILL).all()
+    assert (whole.scene[1][80:200, 100:400] == 1).all()
+    for y0, x0 in np.ndindex(10, 10):
+        window = Window(x0 * 80, y0 * 60, 80, 60)
+        near = dataclasses.replace(rough, scenes=scenes_touching(scenes, GRID, window))
+        part = read_window(near, window)
+        cut = (..., slice(y0 * 60, y0 * 60 + 60), slice(x0 * 80, x0 * 80 + 80))
+        np.testing.assert_array_equal(part.image, whole.image[cut])
         np.testing.assert_array_equal(part.scene, whole.scene[cut])
 
 

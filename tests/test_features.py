@@ -35,7 +35,7 @@ def a_card(kind: str = "scene", fill: float = 0.0, **inputs: Stretch) -> ModelCa
 
 
 def a_scene(index: int, kind: InputKind = "display", gain: float = 1.0, measured: bool = True) -> Scene:
-    percentiles = {"p02": 20 * gain, "p25": 30 * gain, "p50": 45 * gain, "p75": 60 * gain, "p98": 120 * gain}
+    percentiles = {"p02": 20 * gain, "p50": 45 * gain, "p98": 120 * gain}
     day = datetime(2018, 9, 11, tzinfo=UTC)
     return Scene(
         index=index,
@@ -130,7 +130,7 @@ def test_nothing_covered_is_all_fill() -> None:
 
 def test_a_flat_scene_is_not_blown_up() -> None:
     flat = a_scene(0).model_copy(
-        update={"statistics": {b: Percentiles(p02=50, p25=50, p50=50, p75=50, p98=50) for b in BANDS}}
+        update={"statistics": {b: Percentiles(p02=50, p50=50, p98=50) for b in BANDS}}
     )
     bands = np.full((3, 1, 1), 51, np.float32)
     features = make_features(bands, np.zeros((1, 1), np.uint16), {0: flat}, a_card())

@@ -1,9 +1,13 @@
 """Exact windows: tiled equals whole on floats, whatever the core, the batch or the Dask chunks."""
 
+import json
+
 import dask
+import dask.array
 import keras
 import numpy as np
 import pytest
+import xarray as xr
 from rasterio.windows import Window
 
 from coseis.card import ModelCard, Normalization, Stretch
@@ -12,7 +16,7 @@ from coseis.errors import UsageError
 from coseis.features import make_features
 from coseis.model import build_unet, save_model
 from coseis.predict import predict_features, predict_proba, ready_network, to_codes
-from coseis.types import Status
+from coseis.types import Scene, Status
 from coseis.windows import HALO_PX, window_px
 from making import BANDS, area_of, found_of, grid, texture, write_scene
 
@@ -149,6 +153,30 @@ def test_lazy_probability_equals_the_tasks(models, found, chunk_px):
     assert result.dims == ("class", "y", "x")
     np.testing.assert_array_equal(np.isfinite(result.values[0]), seen)
     np.testing.assert_array_equal(result.values[0][seen], expected[0][seen])
+
+
+@pytest.mark.parametrize("size", [50, 97, 300, 306])
+def test_odd_sizes_stay_on_the_lattice(models, size):
+    """A last chunk smaller than the halo must not be joined to its neighbour off the lattice."""
+    rng = np.random.default_rng(size)
+    model, core = models["same"], 64
+    image = xr.DataArray(
+        dask.array.from_array(rng.uniform(1, 255, (3, size, size)).astype(np.float32), chunks=(3, 128, 128)),
+        dims=("band", "y", "x"),
+        coords={"band": list(BANDS)},
+    )
+    cube = as_cube(image, kind="display")
+    side = -(-size // core) * core
+    seen = np.pad(np.zeros((size, size), np.uint16), ((0, side - size),) * 2, constant_values=65535)
+    around = ((0, 0), (96, 96 + side - size), (96, 96 + side - size))
+    padded = np.pad(image.values, around, constant_values=np.nan)
+    scene = Scene.model_validate(json.loads(cube.attrs["scenes"])[0])
+    features = make_features(padded, np.pad(seen, 96, constant_values=65535), {0: scene}, model.card)
+    network = ready_network(model, precision="float32", core_px=core, batch=1)
+    expected = predict_features(features, network, model.card, core_px=core)[:, :size, :size]
+    with dask.config.set(scheduler="synchronous"):
+        result = predict_proba(cube, model, precision="float32", core_px=core)
+        np.testing.assert_array_equal(result.values, expected)
 
 
 def test_any_lazy_image_is_predicted(models, found):

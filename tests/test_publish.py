@@ -412,7 +412,9 @@ def test_outputs_go_to_s3_whole_and_with_their_media_types(
         np.testing.assert_array_equal(raster.read(), codes)
     assert read_tile_ids(tmp_path / "landslides.pmtiles", 14) == set(polygons["id"])
     assert len(gpd.read_parquet(tmp_path / "landslides.parquet")) == 2
-    with pytest.raises(InputRefusedError, match=r"cannot write run\.json to S3Store.*check that the output"):
+    with pytest.raises(
+        InputRefusedError, match=r"output cannot be used: run\.json of S3Store.*check that it exists"
+    ):
         upload(b"{}", open_bucket("absent", s3_endpoint), "run.json")
 
 
@@ -427,7 +429,8 @@ def test_upload_names_the_media_type_of_known_outputs_only() -> None:
 def test_upload_into_a_file_is_refused(store: LocalStore, folder: Path) -> None:
     (folder / "event").write_text("not a folder")
     with pytest.raises(
-        InputRefusedError, match=r"cannot write event/run\.json to LocalStore.*may be written"
+        InputRefusedError,
+        match=r"output cannot be used: event/run\.json of LocalStore.*may be read and written",
     ):
         upload(b"{}", store, "event/run.json")
 
@@ -436,7 +439,9 @@ def test_upload_to_a_silent_store_says_run_again() -> None:
     with socket.socket() as unheard:  # bound, but nobody listens: the connection is refused at once
         unheard.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unheard.getsockname()[1]}"
-        with pytest.raises(UnreachableError, match=r"cannot write run\.json to S3Store.*run again") as caught:
+        with pytest.raises(
+            UnreachableError, match=r"output does not answer: run\.json of S3Store.*run again"
+        ) as caught:
             upload(b"{}", open_bucket("maps", endpoint), "run.json")
     assert "secret" not in str(caught.value)
 

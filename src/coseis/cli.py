@@ -101,7 +101,10 @@ def demo(out: Path, size_km: float) -> None:
     )
     report = map_event(settings, console=_progress_console())
     scores = score_run(str(out / "run"), event.landslides)
-    click.echo(f"F1 {scores.f1 or 0:.3f} against the exact truth ({event.landslide_count} landslides)")
+    click.echo(
+        f"F1 {scores.f1 or 0:.3f}, precision {scores.precision or 0:.3f}, recall {scores.recall or 0:.3f} "
+        f"against the exact truth ({event.landslide_count} landslides)"
+    )
     _conclude(report, settings)
 
 
@@ -154,6 +157,9 @@ def search(model: str | None, out: Path | None, **options: Any) -> None:
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
+    for scene in found.scenes:
+        cloud = "cloud cover unknown" if scene.cloud_cover is None else f"cloud {scene.cloud_cover:g} %"
+        click.echo(_one_line(f"{scene.phase:4} {scene.item_id}  {scene.start:%Y-%m-%d %H:%M}Z  {cloud}"))
     click.echo(f"assets lie on: {', '.join(found.hosts)}")
     for refused in found.refused:
         click.echo(_one_line(f"refused {refused.item_id}: {refused.reason}"))
@@ -222,9 +228,10 @@ def vectorize(run: str, threshold: str, min_area: str | None) -> None:
 @click.argument("labels", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def evaluate(run: str, labels: Path, as_json: bool) -> None:
-    """Score RUN against LABELS on the pixels that were observed.
+    """Score RUN against LABELS, pixel by pixel, where it was observed.
 
-    LABELS are polygons (any vector file) or a raster.
+    Counted are pixels at or above the run's threshold, also in polygons below its least area. LABELS are
+    polygons (any vector file) or a raster in which 0 is background and one other number landslide.
 
     \b
     Example:

@@ -84,6 +84,9 @@ def run_jobs(
     waiting = iter(jobs)
     running: dict[Any, Job] = {}
 
+    def most_running() -> int:
+        return max(1, _thread_count(client)) * QUEUED_PER_THREAD
+
     def submit(count: int) -> Iterable[Any]:
         # The range first: zip would else take a job from `waiting` and drop it.
         for _, (key, job, arguments) in zip(range(count), waiting, strict=False):
@@ -92,7 +95,7 @@ def run_jobs(
             yield future
 
     try:
-        ended = as_completed(list(submit(max(1, _thread_count(client)) * QUEUED_PER_THREAD)))
+        ended = as_completed(list(submit(most_running())))
         for future in ended:
             job = running.pop(future)
             try:
@@ -101,7 +104,8 @@ def run_jobs(
                 result = Failure(
                     "its worker died again and again: too little memory, or a fault in a library"
                 )
-            ended.update(list(submit(1)))
+            # Counted anew each time: workers join and leave while a run goes on.
+            ended.update(list(submit(max(not running, most_running() - len(running)))))
             future.release()
             yield job, result
     except (CancelledError, CommClosedError, TimeoutError, ConnectionError) as error:

@@ -236,6 +236,8 @@ def _explain(
         else:
             # A union fails once a member: its expectations belong together.
             expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            if name == "threshold" and "than or equal to" in expected:
+                expected = "a probability from 0 to 1"
             wrong.setdefault(f"{place} is {problem['input']!r}", []).append(expected.partition(", unable")[0])
     said = [f"{', '.join(missing)} missing"] if missing else []
     said += unknown

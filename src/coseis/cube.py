@@ -23,7 +23,14 @@ from rasterio.windows import Window
 
 from coseis.errors import UsageError
 from coseis.event import Found
-from coseis.grid import epsg_of, footprint, native_resolution_m, output_geobox, pixels_inside, scenes_touching
+from coseis.grid import (
+    epsg_of,
+    footprint_bounds,
+    native_resolution_m,
+    output_geobox,
+    pixels_inside,
+    scenes_touching,
+)
 from coseis.reader import OVERVIEW_PX, percentiles_of, read_scene
 from coseis.types import PHASES, SCENE_FILL, InputKind, Phase, Scene, Status
 from coseis.windows import chunk_grid
@@ -231,12 +238,10 @@ def _stack(scenes: Sequence[Scene], recipe: Recipe, chunk_px: int, reader: type)
         # stackstac refuses multi-band assets, so each band is an asset of its own whose address is the
         # whole recipe of its scene; only our reader understands it.
         assets = {band: {"href": json.dumps({**place, "band": band})} for band in recipe.bands}
-        outline = footprint(scene.geometry, recipe.geobox)
-        margin = 2 * recipe.geobox.resolution.x
         properties = {
             "datetime": scene.start.isoformat(),
             "proj:epsg": epsg,
-            "proj:bbox": outline.buffer(margin).bounds,
+            "proj:bbox": footprint_bounds(scene, recipe.geobox),
         }
         items.append({"id": scene.item_id, "properties": properties, "assets": assets})
     stack = stackstac.stack(

@@ -30,6 +30,10 @@ VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 
 
+SAMPLE_PX = 4096
+"""Longest side of the sample in which the classes of a label raster are counted."""
+
+
 class Scores(Value):
     """Counts of pixels, which add up over chunks in any order, and the scores that they give.
 
@@ -253,6 +257,7 @@ def _open_raster(path: Path, geobox: GeoBox) -> RasterLabels:
                     f"label raster {path} has no CRS, so its place is unknown; store it with one"
                 )
             bounds = rasterio.warp.transform_bounds(source.crs, _grid_crs(geobox).to_wkt(), *source.bounds)
+            _check_one_class(path, source)
     except rasterio.errors.RasterioIOError as error:
         raise UsageError(f"labels {path} cannot be read: {error}") from error
     extent = geobox.extent.boundingbox
@@ -264,6 +269,19 @@ def _open_raster(path: Path, geobox: GeoBox) -> RasterLabels:
     ):
         raise UsageError(_elsewhere(path, bounds, geobox))
     return RasterLabels(path)
+
+
+def _check_one_class(path: Path, source: rasterio.DatasetReader) -> None:
+    """Refuses a raster of several classes: scored as one, a land cover map would be all landslide."""
+    shape = (min(source.height, SAMPLE_PX), min(source.width, SAMPLE_PX))
+    sample = source.read(1, out_shape=shape, masked=True).compressed()
+    classes = np.unique(sample[(sample != 0) & ~np.isnan(sample)])
+    if classes.size > 1:
+        shown = ", ".join(f"{value:g}" for value in classes[:5]) + (", ..." if classes.size > 5 else "")
+        raise UsageError(
+            f"label raster {path} holds {classes.size} values beside 0 ({shown}); "
+            "expected one: 0 is background, the other landslide"
+        )
 
 
 def _source_pixels(

@@ -20,6 +20,8 @@ from coseis.types import Scene
 
 MOST_SIDE_PX = 2**20
 """Longest side of a grid: 3,100 km at 3 m, five UTM zones; more is a mistake in the pixel size."""
+FOOTPRINT_MARGIN_PX = 32
+"""How far a scene's file may reach beyond its footprint in the catalog."""
 DENSIFY_DEG = 0.01
 """Edges given in degrees are cut to pieces this long before they are projected: they bend."""
 
@@ -89,7 +91,7 @@ def scenes_touching(scenes: Sequence[Scene], geobox: GeoBox, window: Window) -> 
     x0, y0, x1, y1 = window_bounds(geobox, window)
     touching = []
     for scene in scenes:
-        west, south, east, north = footprint(scene.geometry, geobox).bounds
+        west, south, east, north = footprint_bounds(scene, geobox)
         if west < x1 and x0 < east and south < y1 and y0 < north:
             touching.append(scene)
     return tuple(touching)
@@ -115,6 +117,17 @@ def pixels_inside(geometry: dict[str, Any], geobox: GeoBox, window: Window) -> N
 def footprint(geometry: dict[str, Any], geobox: GeoBox) -> BaseGeometry:
     """A GeoJSON geometry in degrees as a prepared shapely geometry in the grid's CRS."""
     return _projected(json.dumps(geometry), crs_of(geobox))
+
+
+def footprint_bounds(scene: Scene, geobox: GeoBox) -> tuple[float, float, float, float]:
+    """(left, bottom, right, top) within which a scene is used at all, in the grid's CRS.
+
+    Its footprint's, and a margin for coordinates that the catalog has rounded. Whether a scene is read for
+    a window and which of its pixels count both follow from these bounds, so no pixel depends on the window.
+    """
+    west, south, east, north = footprint(scene.geometry, geobox).bounds
+    margin = FOOTPRINT_MARGIN_PX * abs(geobox.affine.a)
+    return west - margin, south - margin, east + margin, north + margin
 
 
 def window_bounds(geobox: GeoBox, window: Window) -> tuple[float, float, float, float]:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,31 +92,52 @@ def put_object(store: ObjectStore, key: str, content: bytes | Path, *, media_typ
     attributes: Attributes | None = None
     if media_type and not isinstance(store, LocalStore):
         attributes = {"Content-Type": media_type}  # obstore refuses attributes on a file system
-    try:
+    with store_errors(store, key):
         obstore.put(store, key, content, attributes=attributes, chunk_size=UPLOAD_PART_BYTES)
-    except (BaseError, OSError) as error:
-        raise _put_error(error, store, key) from error
 
 
 def get_object(store: ObjectStore, key: str) -> bytes | None:
-    """An object's bytes, or None where there is none.
-
-    Raises:
-        UnreachableError: the store does not answer.
-    """
-    try:
-        return bytes(obstore.get(store, key).bytes())
-    except FileNotFoundError:
-        return None
-    except BaseError as error:
-        raise UnreachableError(f"{key} of {store!r} cannot be read ({root_reason(error)})") from error
+    """An object's bytes, or None where there is none. Raises as `store_errors`."""
+    with store_errors(store, key):
+        try:
+            return bytes(obstore.get(store, key).bytes())
+        except FileNotFoundError:
+            return None
 
 
 def list_objects(store: ObjectStore, prefix: str) -> Iterator[str]:
-    """The keys that start with a prefix."""
-    for page in obstore.list(store, prefix=prefix):
-        for entry in page:
-            yield entry["path"]
+    """The keys that start with a prefix. Raises as `store_errors`."""
+    with store_errors(store, prefix):
+        for page in obstore.list(store, prefix=prefix):
+            for entry in page:
+                yield entry["path"]
+
+
+def delete_object(store: ObjectStore, key: str) -> None:
+    """Deletes an object, if it is there. Raises as `store_errors`."""
+    with store_errors(store, key), suppress(FileNotFoundError):
+        obstore.delete(store, key)
+
+
+@contextmanager
+def store_errors(store: ObjectStore, what: str) -> Iterator[None]:
+    """Turns what obstore and Zarr raise into our errors.
+
+    Raises:
+        InputRefusedError: refused, missing or damaged.
+        UnreachableError: the store does not answer.
+    """
+    try:
+        yield
+    except CoseisError:
+        raise
+    except (BaseError, OSError) as error:
+        message = f"{what} of {store!r}: {root_reason(error)}"
+        if isinstance(error, GenericError) and not isinstance(store, LocalStore):
+            raise UnreachableError(f"output does not answer: {message}; run again") from error
+        raise InputRefusedError(
+            f"output cannot be used: {message}; check that it exists and may be read and written"
+        ) from error
 
 
 def _writable_folder(path: Path) -> Path:
@@ -142,10 +164,3 @@ def _prove_writable(store: ObjectStore, uri: str) -> None:
         ) from error
     except BaseError as error:
         raise UnreachableError(f"output {public_form(uri)} does not answer ({root_reason(error)})") from error
-
-
-def _put_error(error: Exception, store: ObjectStore, key: str) -> CoseisError:
-    message = f"cannot write {key} to {store!r}: {root_reason(error)}"
-    if isinstance(error, GenericError) and not isinstance(store, LocalStore):
-        return UnreachableError(f"{message}; run again")
-    return InputRefusedError(f"{message}; check that the output exists and may be written")

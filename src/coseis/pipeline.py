@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coseis.cluster import Failure, connected, run_jobs
-from coseis.config import MapConfig, OutputConfig
+from coseis.config import ClusterConfig, MapConfig, OutputConfig
 from coseis.errors import InputRefusedError, UnreachableError
 from coseis.evaluate import Scores, open_labels, score_blocks
 from coseis.grid import pixels_inside
@@ -41,7 +41,7 @@ from coseis.report import (
     measure_throughput,
     publish_run,
 )
-from coseis.store import create_cube, open_arrays, read_records, shard_px
+from coseis.store import create_cube, digest_of, open_arrays, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk, map_chunk
 from coseis.threshold import ThresholdChoice, choose_threshold
 from coseis.types import CODE_SCALE, CONTEXT_INCOMPLETE, Status
@@ -111,7 +111,8 @@ def vectorize_run(
     run = earlier.config.model_copy(update={"output": output})
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
-    with progress_bars(console) as progress, connected(run.cluster, client) as connection:
+    # The cluster that predicted may be gone; drawing is small work.
+    with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
         reasons = {failure.chunk: failure.reason for failure in earlier.failed}
         throughput = earlier.throughput
         return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
@@ -149,7 +150,9 @@ def score_run(out: str, labels: str | Path) -> Scores:
 def _read_report(store: ObjectStore, out: str) -> RunReport:
     kept = get_object(store, RUN)
     if kept is None:
-        raise InputRefusedError(f"{out} holds no finished run (no {RUN}); run coseis map first")
+        raise InputRefusedError(
+            f"{out} holds no finished run (no {RUN}); run coseis map first, or --resume it"
+        )
     try:
         return RunReport.model_validate_json(kept)
     except ValidationError as error:
@@ -213,9 +216,11 @@ def _predict(
     done = read_records(open_store(output.out), plan.geobox, identity)
     chunks = plan.chunks(chunk_px)
     missing = [chunk for chunk in chunks if chunk.name not in done]
+    # Another output or chunk size is other work: a scheduler that is shared would else run it once.
+    key = f"map-{identity[:8]}-{digest_of([output.out, chunk_px])[:8]}"
     # Made one by one, as workers get free: a region's plans never lie in memory together.
     jobs = (
-        (f"map-{identity[:8]}-{chunk.name}", chunk, (plan.for_area(plan.area(chunk)), chunk, output.out))
+        (f"{key}-{chunk.name}", chunk, (plan.for_area(plan.area(chunk)), chunk, output.out))
         for chunk in missing
     )
     tasks: list[TaskReport] = []

@@ -198,7 +198,7 @@ def chunk_size(config: MapConfig, core_px: int) -> int:
     Raises:
         UsageError: not a whole number of cores.
     """
-    return check_chunk(config.output.chunk or core_px, core_px)
+    return check_chunk(core_px if config.output.chunk is None else config.output.chunk, core_px)
 
 
 def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan:
@@ -209,7 +209,9 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
     resolution_m = config.output.resolution or native_resolution_m(found.scenes)
     forced = _check_resolution(card, resolution_m, forced=config.model.force_resolution)
     geobox = output_geobox(found.event.aoi, resolution_m=resolution_m, crs=config.output.crs)
-    core_px = config.model.core or choose_core((geobox.shape.y, geobox.shape.x), card.padding)
+    core_px = config.model.core
+    if core_px is None:
+        core_px = choose_core((geobox.shape.y, geobox.shape.x), card.padding)
     window_px(core_px, card.padding)
     chunk_size(config, core_px)
     device, default_precision = probe()
@@ -243,7 +245,8 @@ def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tupl
     """
 
     def inspect(scene: Scene) -> Scene:
-        for href in {scene.source(band).href for band in card.bands}:
+        sources = [*(scene.source(band) for band in card.bands), scene.udm2]
+        for href in {source.href for source in sources if source}:
             check_redirects(href, policy)
         return inspect_scene(scene, card.bands)
 

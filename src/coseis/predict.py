@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import product
+from math import ceil
 from typing import Any
 
 import dask.array as da
@@ -22,7 +23,7 @@ from coseis.errors import UsageError
 from coseis.features import make_features
 from coseis.model import Model, Precision
 from coseis.reader import inspect_scene
-from coseis.types import CODE_SCALE, SCENE_FILL, Phase, Scene
+from coseis.types import CODE_SCALE, SCENE_FILL, Phase, Scene, Status
 from coseis.windows import HALO_PX, MAX_CORE_PX, window_px
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -33,6 +34,7 @@ _device = threading.Semaphore(1)
 
 _compiled: dict[tuple[str, Precision, int, int], Network] = {}
 _compiling = threading.Lock()
+_importing = threading.Lock()
 
 
 def probe_device() -> tuple[str, Precision]:
@@ -143,12 +145,13 @@ def predict_proba(
         cube: From `load_cube`; `cube.as_cube` makes one of any lazy (band, y, x) image.
         model: From `load_model`.
         phase: Which phase to predict.
-        precision: Default: bfloat16 where the hardware has it.
+        precision: Default: what suits the machine that calls; name it where the workers are others.
         core_px: Core size, a multiple of 16; chunks become whole numbers of cores.
         batch: Windows a call of the network.
 
     Returns:
-        Lazy float32 (class, y, x) in [0, 1], NaN where the cube has no data; with the cube's coordinates.
+        Lazy float32 (class, y, x) in [0, 1] with the cube's coordinates; NaN where nothing was observed or
+        outside the area of interest, as in a run's own cube.
 
     Raises:
         UsageError: bands, phase or core do not fit.
@@ -164,7 +167,9 @@ def predict_proba(
     scenes = _measured_scenes(cube.attrs["scenes"], card)
     image = cube.image.sel(phase=phase, band=list(card.bands)).data
     scene = cube.scene.sel(phase=phase).data
-    step = max(core_px, round(image.chunksize[-1] / core_px) * core_px)
+    halo = HALO_PX[card.padding]
+    step = core_px * max(ceil(halo / core_px), round(image.chunksize[-1] / core_px))
+    height, width = scene.shape
     image, scene = image.rechunk((-1, step, step)), scene.rechunk((step, step))
     features = da.map_blocks(
         _features_block,
@@ -178,8 +183,11 @@ def predict_proba(
         dtype=np.float32,
         meta=np.empty((0, 0, 0), np.float32),
     )
-    halo = HALO_PX[card.padding]
-    padded = da.overlap.overlap(features, depth={0: halo, 1: halo, 2: 0}, boundary=card.fill)
+    # Whole steps: dask would join a rest smaller than the halo to its neighbour, off the lattice.
+    filled_up = ((0, -height % step), (0, -width % step), (0, 0))
+    features = da.pad(features, filled_up, constant_values=card.fill).rechunk((step, step, -1))
+    depth = {0: halo, 1: halo, 2: 0}
+    padded = da.overlap.overlap(features, depth=depth, boundary=card.fill, allow_rechunk=False)
     kept = tuple(tuple(side - 2 * halo for side in axis) for axis in padded.chunks[:2])
     probability = padded.map_blocks(
         _predict_block,
@@ -192,8 +200,11 @@ def predict_proba(
         chunks=((len(card.classes),), *kept),
         dtype=np.float32,
         meta=np.empty((0, 0, 0), np.float32),
-    )
-    seen = cube.scene.sel(phase=phase) != SCENE_FILL
+    )[:, :height, :width]
+    if "status" in cube:
+        seen = cube.status.sel(phase=phase) == Status.OBSERVED
+    else:
+        seen = cube.scene.sel(phase=phase) != SCENE_FILL
     coordinates = {"class": list(card.classes), **{k: v for k, v in seen.coords.items() if k != "phase"}}
     result = xr.DataArray(probability, dims=("class", "y", "x"), coords=coordinates, name="probability")
     return result.where(seen.drop_vars("phase"))
@@ -208,13 +219,8 @@ def _features_block(
 def _predict_block(
     features: NDArray[np.float32], *, model: Model, precision: Precision, core_px: int, batch: int
 ) -> NDArray[np.float32]:
-    """One overlapped Dask block: filled up to whole cores, predicted, cut to its own size."""
-    halo = HALO_PX[model.card.padding]
-    height, width = features.shape[0] - 2 * halo, features.shape[1] - 2 * halo
-    fill_up = ((0, -height % core_px), (0, -width % core_px), (0, 0))
-    features = np.pad(features, fill_up, constant_values=model.card.fill)
     network = ready_network(model, precision=precision, core_px=core_px, batch=batch)
-    return predict_features(features, network, model.card, core_px=core_px, batch=batch)[:, :height, :width]
+    return predict_features(features, network, model.card, core_px=core_px, batch=batch)
 
 
 def _measured_scenes(scenes: str, card: ModelCard) -> dict[int, Scene]:
@@ -225,9 +231,14 @@ def _measured_scenes(scenes: str, card: ModelCard) -> dict[int, Scene]:
     return {scene.index: scene for scene in values}
 
 
-@lru_cache(maxsize=1)
 def _tensorflow() -> Any:
     """TensorFlow, imported without the lines that its libraries write to stderr whatever they are told."""
+    with _importing:  # two threads that swap stderr at once would lose it
+        return _import_tensorflow()
+
+
+@lru_cache(maxsize=1)
+def _import_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -18,16 +18,17 @@ import zict
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError  # GDAL's own errors are no RasterioError
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError, WindowError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, WindowError
 from rasterio.io import DatasetReader
 from rasterio.warp import Resampling, reproject, transform_bounds
 from rasterio.windows import Window
 
 from coseis.addresses import gdal_environment, harden_process, public_form, to_gdal
 from coseis.errors import InputRefusedError
-from coseis.grid import crs_of
+from coseis.grid import crs_of, footprint_bounds
 from coseis.types import BandSource, Percentiles, Scene
 
 # GDAL registers its drivers when it is first used, in a client, a worker or a notebook: before that.
@@ -82,6 +83,11 @@ def read_scene(scene: Scene, bands: Sequence[str], geobox: GeoBox, window: Windo
         for source, values in zip(sources, part, strict=True):
             out[rows[source.band]] = values
     out[:, np.isnan(out).any(axis=0)] = np.nan
+    west, south, east, north = footprint_bounds(scene, geobox)
+    x = geobox.affine.c + (np.arange(window.width) + window.col_off + 0.5) * geobox.affine.a
+    y = geobox.affine.f + (np.arange(window.height) + window.row_off + 0.5) * geobox.affine.e
+    out[:, (y <= south) | (y >= north)] = np.nan
+    out[:, :, (x <= west) | (x >= east)] = np.nan
     return out
 
 
@@ -101,6 +107,8 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
     Raises:
         InputRefusedError: a file cannot be opened, has no CRS, lacks a band, or holds no valid pixel.
     """
+    # A notebook may have made the file anew since its blocks were kept.
+    _blocks.clear()
     statistics: dict[str, Percentiles] = {}
     resolution_m = scene.resolution_m
     for sources in _by_file(scene, bands).values():
@@ -128,8 +136,8 @@ def percentiles_of(values: NDArray[np.floating]) -> Percentiles | None:
     valid = values[np.isfinite(values)]
     if not valid.size:
         return None
-    p02, p25, p50, p75, p98 = np.percentile(valid, [2, 25, 50, 75, 98]).round(6).tolist()
-    return Percentiles(p02=p02, p25=p25, p50=p50, p75=p75, p98=p98)
+    p02, p50, p98 = np.percentile(valid, [2, 50, 98]).round(6).tolist()
+    return Percentiles(p02=p02, p50=p50, p98=p98)
 
 
 def _by_file(scene: Scene, bands: Sequence[str]) -> _Files:
@@ -154,7 +162,7 @@ def _opened(scene: Scene, source: BandSource) -> Iterator[DatasetReader]:
             rasterio.open(to_gdal(source.href), driver="GTiff") as file,
         ):
             yield file
-    except (RasterioIOError, RasterioError) as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise InputRefusedError(f"{_label(scene, source)} cannot be read: {_first_line(error)}") from error
 
 
@@ -181,6 +189,8 @@ def _clear_pixels(scene: Scene, image: DatasetReader, shape: tuple[int, int]) ->
 def _check_header(scene: Scene, sources: tuple[BandSource, ...], file: DatasetReader) -> None:
     if file.crs is None:
         raise InputRefusedError(f"{_label(scene, sources[0])} has no coordinate reference system")
+    if not (file.crs.is_projected or file.crs.is_geographic):
+        raise InputRefusedError(f"{_label(scene, sources[0])} has a local CRS, so its place is not known")
     for source in sources:
         if source.index > file.count:
             raise InputRefusedError(

@@ -12,9 +12,10 @@ from rasterio.windows import Window
 
 from coseis import __version__
 from coseis.config import MapConfig
-from coseis.cube import Recipe, read_window
+from coseis.cube import read_window
 from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
+from coseis.objects import delete_object
 from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import ITEMS, Identity, Plan
 from coseis.progress import Clock
@@ -125,25 +126,27 @@ def publish_run(
     Raises:
         InputRefusedError: the output cannot be written.
     """
+    # A report beside files of another threshold would be wrong: there is none while they change.
+    delete_object(store, RUN)
     with clock("publish"):
         polygons = outcome.polygons
         write_inventory(polygons, store, "landslides.parquet")
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(_credits(plan)))
         _write_rasters(plan, store, config.output.out)
-        upload(draw_run(plan, polygons), store, "map.png")
+        upload(draw_run(plan, polygons, outcome.threshold.value), store, "map.png")
         write_stac_item(_summary(plan, polygons, outcome.threshold), store)
     report = _report(plan, config, clock.seconds, outcome)
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
 
 
-def draw_run(plan: Plan, polygons: gpd.GeoDataFrame) -> bytes:
+def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
     """A PNG of the polygons over the post scene, beside the pre scene where there is one."""
     factor = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
     geobox = plan.geobox.zoom_out(factor)
-    recipe = Recipe(
-        geobox, ("red", "green", "blue"), plan.identity.phases, plan.found.scenes, plan.found.event.aoi
-    )
+    colours = ("red", "green", "blue")
+    bands = colours if set(colours) <= set(plan.card.bands) else plan.card.bands[:1]
+    recipe = dataclasses.replace(plan.recipe(), geobox=geobox, bands=bands)
     whole = Window(0, 0, geobox.shape.x, geobox.shape.y)
     try:
         cube = read_window(recipe, whole)
@@ -151,13 +154,14 @@ def draw_run(plan: Plan, polygons: gpd.GeoDataFrame) -> bytes:
         # Its chunks are listed as failed; the polygons of the others are worth a picture all the same.
         cube = read_window(dataclasses.replace(recipe, scenes=()), whole)
     rgb: dict[Phase, NDArray[np.uint8]] = {
-        phase: stretch_rgb(image) for phase, image in zip(recipe.phases, cube.image, strict=True)
+        phase: stretch_rgb(image if len(bands) == 3 else image.repeat(3, axis=0))
+        for phase, image in zip(recipe.phases, cube.image, strict=True)
     }
     return draw_map(
         rgb["post"],
         polygons,
         geobox=geobox,
-        title=f"Landslides of {plan.found.event.time:%Y-%m-%d %H:%M} UTC",
+        title=f"Landslides of {plan.found.event.time:%Y-%m-%d %H:%M} UTC, {plan.card.name} >= {threshold:g}",
         pre_rgb=rgb.get("pre"),
         status=cube.status[recipe.phases.index("post")],
         attribution="; ".join(_credits(plan)),

@@ -172,6 +172,8 @@ def _select(
     if forbidden:
         # All hosts at once, so that the user decides once.
         raise InputRefusedError("; ".join(forbidden.values()) + "; or leave such items out: --exclude ID")
+    for item_id in sorted(set(filters.exclude) - {item_id for _, item_id in unique}):
+        refused.append(Refused(item_id=item_id, reason="it is excluded, but no such item was found"))
     tally["used"] = len(scenes)
     scenes.sort(key=lambda scene: _order(scene, event.time))
     return [s.model_copy(update={"index": index}) for index, s in enumerate(scenes)], refused, tally
@@ -253,14 +255,18 @@ def _properties(record: Record) -> dict[str, Any]:
 def _footprint(item: dict[str, Any]) -> BaseGeometry | None:
     try:
         if item.get("geometry"):
-            footprint = shapely.make_valid(shapely.from_geojson(json.dumps(item["geometry"])))
+            footprint = shapely.from_geojson(json.dumps(item["geometry"]))
+            # The default would keep a spike as a line, in a collection that no grid understands.
+            footprint = shapely.make_valid(footprint, method="structure", keep_collapsed=False)
         else:
             numbers = [float(number) for number in item["bbox"]]
             corner = len(numbers) // 2  # a bbox may have heights
             footprint = shapely.box(numbers[0], numbers[1], numbers[corner], numbers[corner + 1])
     except (ValueError, TypeError, LookupError, GEOSException):
         return None
-    return shapely.force_2d(footprint) if footprint.area > 0 else None
+    if footprint.geom_type not in ("Polygon", "MultiPolygon") or footprint.area == 0:
+        return None
+    return shapely.force_2d(footprint)
 
 
 def _interval(properties: dict[str, Any]) -> tuple[datetime, datetime] | None:

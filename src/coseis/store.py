@@ -23,11 +23,12 @@ from pydantic import ValidationError
 
 from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
-from coseis.objects import get_object, list_objects, open_store, put_object
+from coseis.objects import get_object, list_objects, open_store, put_object, store_errors
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
 from coseis.windows import Chunk
 
 CUBE = "probability.zarr"
+ARRAYS = ("probability", "status", "scene")
 RECORDS = "records"
 MOST_INNER_PX = 512
 """Largest inner chunk of a shard: what a reader fetches to look at one place."""
@@ -121,14 +122,16 @@ def create_cube(
         "flag_meanings": " ".join(status.name.lower() for status in Status),
         "comment": f"the bit {CONTEXT_INCOMPLETE} is set where the network saw filled values",
     }
-    template.to_zarr(
-        _zarr_store(out),
-        group=str(epsg_of(geobox)),
-        mode="w",
-        compute=False,
-        encoding=encoding,
-        consolidated=False,
-    )
+    store = _zarr_store(out)
+    with store_errors(store.store, str(epsg_of(geobox))):
+        template.to_zarr(
+            store,
+            group=str(epsg_of(geobox)),
+            mode="w",
+            compute=False,
+            encoding=encoding,
+            consolidated=False,
+        )
 
 
 def write_zarr(probability: xr.DataArray, out: str) -> None:
@@ -180,18 +183,25 @@ def write_chunk(out: str, geobox: GeoBox, chunk: Chunk, codes: ChunkCodes) -> No
                 f"chunk {chunk.name} at {chunk.y0}, {chunk.x0} with {values.shape} is not one shard of "
                 f"{side} px"
             )
-        array[(..., *chunk.slices)] = values
+        with store_errors(open_store(out), f"chunk {chunk.name}"):
+            array[(..., *chunk.slices)] = values
 
 
 def open_arrays(out: str, geobox: GeoBox) -> dict[str, zarr.Array[Any]]:
-    """The arrays probability, status and scene of a run, as plain Zarr: codes, not decoded."""
+    """The arrays probability, status and scene of a run, as plain Zarr: codes, not decoded.
+
+    Raises:
+        InputRefusedError: they are not there.
+        UnreachableError: the store does not answer.
+    """
     store = _zarr_store(out)
-    # An empty chunk that is not written looks like a lost one.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return {
-            name: zarr.open_array(store, path=f"{epsg_of(geobox)}/{name}", mode="r+")
-            for name in ("probability", "status", "scene")
+    with store_errors(store.store, f"{CUBE}/{epsg_of(geobox)}"):
+        arrays = {
+            name: zarr.open_array(store, path=f"{epsg_of(geobox)}/{name}", mode="r+") for name in ARRAYS
         }
+    # An empty chunk that is not written looks like a lost one. Set on the array: zarr.config is the
+    # process's, and threads that set it there undo each other.
+    return {name: array.with_config({"write_empty_chunks": True}) for name, array in arrays.items()}
 
 
 def shard_px(out: str, geobox: GeoBox) -> int:
@@ -208,14 +218,18 @@ def put_record(store: ObjectStore, geobox: GeoBox, record: DoneRecord) -> None:
 
 
 def read_records(store: ObjectStore, geobox: GeoBox, identity: str) -> dict[str, DoneRecord]:
-    """The done-records of a run by chunk name; a torn or another run's record counts as not done."""
+    """The done-records of a run by chunk name.
+
+    A record that is torn or another run's, or whose shards are not all there, counts as not done.
+    """
+    whole = _written_chunks(store, geobox)
     records = {}
     for key in list_objects(store, f"{RECORDS}/{epsg_of(geobox)}/"):
         try:
             record = DoneRecord.model_validate_json(get_object(store, key) or b"")
         except ValidationError:
             continue
-        if record.identity == identity:
+        if record.identity == identity and record.chunk in whole:
             records[record.chunk] = record
     return records
 
@@ -224,6 +238,17 @@ def digest_of(identity: object) -> str:
     """SHA-256 of a value's canonical JSON: sorted keys, no spaces."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _written_chunks(store: ObjectStore, geobox: GeoBox) -> set[str]:
+    """Names of the chunks whose shards are there in every array: `<array>/c/<outer...>/<row>/<col>`."""
+    prefix = f"{CUBE}/{epsg_of(geobox)}/"
+    found: dict[str, set[str]] = {name: set() for name in ARRAYS}
+    for key in list_objects(store, prefix):
+        array, *place = key.removeprefix(prefix).split("/")
+        if array in found and place[0] == "c":
+            found[array].add("_".join(place[-2:]))
+    return set.intersection(*found.values())
 
 
 def _zarr_store(out: str) -> "zarr.storage.ObjectStore[ObjectStore]":

@@ -28,6 +28,8 @@ from coseis.windows import HALO_PX, Chunk
 
 _models: dict[str, Model] = {}
 _models_lock = threading.Lock()
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+"""Where the models lie; removed when the process ends."""
 
 
 class TaskReport(Value):
@@ -120,7 +122,8 @@ def run_model(store: ObjectStore, digest: str) -> Model:
     """
     with _models_lock:
         if digest not in _models:
-            folder = Path(tempfile.mkdtemp(prefix="coseis-model-"))
+            _folders.append(tempfile.TemporaryDirectory(prefix="coseis-model-"))
+            folder = Path(_folders[-1].name)
             for name in ("card.json", "weights.h5"):
                 content = get_object(store, f"{MODEL}/{name}")
                 if content is None:

@@ -78,9 +78,7 @@ class Percentiles(Value):
     """Percentiles of one band over one scene's valid pixels, in physical units (after scale and offset)."""
 
     p02: float
-    p25: float
     p50: float
-    p75: float
     p98: float
 
 
