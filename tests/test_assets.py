@@ -180,6 +180,6 @@ def test_only_chosen_assets_are_admitted():
         "c": {"href": "preview.png", "roles": ["thumbnail"]},
         "d": geotiff(()) | {"href": "udm2.tif", "pl:asset_type": "ortho_udm2"},
     }
-    resolved = resolve({"assets": assets}, admit=lambda href: asked.append(href) or f"/root/{href}")
+    resolved = resolve({"assets": assets}, admit=lambda href: asked.append(href) or f"/base/{href}")
     assert set(asked) == {"x.tif", "udm2.tif"}
-    assert resolved.udm2.href == "/root/udm2.tif"
+    assert resolved.udm2.href == "/base/udm2.tif"
