@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -9,6 +10,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform_geom
 
+from coseis.card import ModelCard, Normalization, Stretch
 from coseis.event import Event, Found
 from coseis.types import BandSource, Scene
 
@@ -90,3 +92,19 @@ def area_of(geobox: GeoBox, *, inset_px: float = 0) -> dict:
 def found_of(scenes: list[Scene], aoi: dict) -> Found:
     numbered = tuple(scene.model_copy(update={"index": number}) for number, scene in enumerate(scenes))
     return Found(event=Event(time=EVENT_TIME, aoi=aoi), scenes=numbered, coverage={}, searched="test scenes")
+
+
+def a_card(**changes: Any) -> ModelCard:
+    """A card of a network with two base filters, normalized by scene."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "bands": ("red", "green", "blue"),
+        "inputs": {"display": Stretch(low=0, high=255)},
+        "normalization": Normalization(kind="scene"),
+        "resolution_m": (2.5, 6),
+        "padding": "same",
+        "base_filters": 2,
+        "halo_px": 96 if changes.get("padding", "same") == "same" else 94,
+        "weights_sha256": "",
+    }
+    return ModelCard(**(values | changes))

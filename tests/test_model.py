@@ -15,24 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from coseis.card import ModelCard, Normalization, Stretch
 from coseis.errors import UsageError
 from coseis.model import Model, build_unet, check_bands, load_model, save_model
-
-
-def a_card(**changes: Any) -> ModelCard:
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "bands": ("red", "green", "blue"),
-        "inputs": {"display": Stretch(low=0, high=255)},
-        "normalization": Normalization(kind="scene"),
-        "resolution_m": (2.5, 6),
-        "padding": "same",
-        "base_filters": 2,
-        "halo_px": 96 if changes.get("padding", "same") == "same" else 94,
-        "weights_sha256": "",
-    }
-    return ModelCard(**(values | changes))
+from making import a_card
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coseis.card import ModelCard, Normalization, Stretch
+from coseis.card import Stretch
 from coseis.errors import UsageError
 from coseis.features import stretch_intensity
 from coseis.model import build_unet, load_model
@@ -23,23 +23,9 @@ from coseis.train import (
     validate,
 )
 from coseis.types import LABEL_IGNORE
+from making import a_card
 
 TINY = TrainConfig(epochs=4, batches_per_epoch=12, batch=4, core_px=32, halo_px=16, learning_rate=5e-3)
-
-
-def a_card(**changes: Any) -> ModelCard:
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "bands": ("red", "green", "blue"),
-        "inputs": {"display": Stretch(low=0, high=255)},
-        "normalization": Normalization(kind="scene"),
-        "resolution_m": (2.5, 6),
-        "padding": "same",
-        "base_filters": 2,
-        "halo_px": 96 if changes.get("padding", "same") == "same" else 94,
-        "weights_sha256": "",
-    }
-    return ModelCard(**(values | changes))
 
 
 def a_patch(seed: int, group: str = "train", size: int = 64) -> Patch:

@@ -5,7 +5,7 @@ wrote, so a new threshold needs no new inference.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -83,9 +83,9 @@ def map_event(
             plan = make_plan(config, store, lambda: _probe(connection()))
             _check_workers(plan, config, connection())
             freeze_plan(plan, config, store)
-            chunk_px = _lay_out(plan, store, config)
+            chunk_px, done = _lay_out(plan, store, config)
         with clock("predict"):
-            tasks, reasons = _predict(plan, chunk_px, config.output, connection(), progress)
+            tasks, reasons = _predict(plan, chunk_px, config.output, connection(), progress, done=done)
         throughput = measure_throughput(plan, tasks, clock.seconds["predict"])
         return _finish(plan, config, connection(), clock, progress, throughput=throughput, reasons=reasons)
 
@@ -188,14 +188,14 @@ def _probe(client: Client) -> tuple[str, Precision]:
     return device, precision
 
 
-def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> int:
-    """Makes the empty cube unless chunks were already done, and returns its chunk size, px.
+def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> tuple[int, Set[str]]:
+    """Makes the empty cube unless chunks were already done; returns its chunk size, px, and their names.
 
     A resumed run keeps the chunk size that it was begun with: the shards are there.
     """
     identity = plan.identity
-    if read_records(store, plan.geobox, identity.digest()):
-        return shard_px(config.output.out, plan.geobox)
+    if done := read_records(store, plan.geobox, identity.digest()):
+        return shard_px(config.output.out, plan.geobox), done.keys()
     chunk_px = chunk_size(config, identity.core_px)
     create_cube(
         config.output.out,
@@ -205,15 +205,14 @@ def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> int:
         core_px=identity.core_px,
         chunk_px=chunk_px,
     )
-    return chunk_px
+    return chunk_px, set()
 
 
 def _predict(
-    plan: Plan, chunk_px: int, output: OutputConfig, client: Client, progress: Progress
+    plan: Plan, chunk_px: int, output: OutputConfig, client: Client, progress: Progress, *, done: Set[str]
 ) -> tuple[list[TaskReport], dict[str, str]]:
-    """All chunks that have no done-record yet; one that fails is written as failed, its reason returned."""
+    """All chunks that are not done yet; one that fails is written as failed, its reason returned."""
     identity = plan.identity.digest()
-    done = read_records(open_store(output.out), plan.geobox, identity)
     chunks = plan.chunks(chunk_px)
     missing = [chunk for chunk in chunks if chunk.name not in done]
     # Another output or chunk size is other work: a scheduler that is shared would else run it once.
