@@ -21,7 +21,7 @@ from coseis.config import ClusterConfig, MapConfig, ModelConfig, OutputConfig, S
 from coseis.errors import InputRefusedError, UsageError
 from coseis.model import build_unet, save_model
 from coseis.objects import open_store
-from coseis.pipeline import map_event, score_run, vectorize_run
+from coseis.pipeline import map_event, vectorize_run
 from coseis.plan import ITEMS, read_plan
 from coseis.publish import read_tile_ids
 from coseis.store import open_arrays, read_records
@@ -234,9 +234,9 @@ def test_new_least_area_keeps_the_threshold(copied, client):
 def test_a_torn_report_and_a_missing_run_are_refused(copied, tmp_path):
     (copied / "run.json").write_text("{")
     with pytest.raises(InputRefusedError, match=r"run\.json is damaged"):
-        score_run(str(copied), tmp_path / "labels.gpkg")
+        vectorize_run(OutputConfig(out=str(copied), threshold=0.5))
     with pytest.raises(InputRefusedError, match="holds no run: there is no such folder"):
-        score_run(str(tmp_path / "none"), tmp_path / "labels.gpkg")
+        vectorize_run(OutputConfig(out=str(tmp_path / "none"), threshold=0.5))
     assert not (tmp_path / "none").exists()
 
 
@@ -244,15 +244,6 @@ def test_what_no_worker_can_hold_is_refused(run, client, tmp_path):
     with pytest.raises(UsageError, match="give a smaller --core, --chunk or --batch"):
         run(tmp_path / "huge", client, core=16_000)
     assert not list((tmp_path / "huge").iterdir())
-
-
-def test_score_of_its_own_polygons_is_one(reference, tmp_path):
-    out, _ = reference
-    polygons = gpd.read_parquet(out / "landslides.parquet")
-    polygons.to_file(tmp_path / "labels.gpkg")
-    scores = score_run(str(out), tmp_path / "labels.gpkg")
-    assert scores.f1 == 1.0
-    assert scores.tp == polygons.pixel_count.sum()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
+from pydantic import ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
@@ -15,7 +16,7 @@ from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
-from coseis.objects import delete_object
+from coseis.objects import delete_object, get_object
 from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import ITEMS, Identity, Plan
 from coseis.progress import Clock
@@ -96,6 +97,29 @@ class Outcome:
     """Of every chunk that is done, also of earlier parts of a resumed run."""
     failures: Sequence[FailedChunk]
     throughput: Throughput
+
+
+def read_report(store: ObjectStore, out: str) -> RunReport:
+    """The report of a finished run.
+
+    Args:
+        store: Where the run lies.
+        out: Its address, for messages.
+
+    Raises:
+        InputRefusedError: there is no finished run, or one of another version.
+    """
+    kept = get_object(store, RUN)
+    if kept is None:
+        raise InputRefusedError(
+            f"{out} holds no finished run (no {RUN}); run coseis map first, or --resume it"
+        )
+    try:
+        return RunReport.model_validate_json(kept)
+    except ValidationError as error:
+        raise InputRefusedError(
+            f"{out}/{RUN} is damaged or not of this version; run coseis map anew"
+        ) from error
 
 
 def measure_throughput(plan: Plan, tasks: Sequence[TaskReport], wall_s: float) -> Throughput:

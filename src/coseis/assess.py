@@ -1,0 +1,169 @@
+"""A finished run and its labels in, everything that is counted of the map out."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from coseis.cube import read_window
+from coseis.errors import InputRefusedError, UsageError
+from coseis.evaluation import (
+    REACH_PX,
+    Assessment,
+    Outcome,
+    Panel,
+    count_boundary,
+    count_pixels,
+    counted_pixels,
+    match_polygons,
+    merge_outcomes,
+    outcome_of,
+    trace_mask,
+    trace_outcome,
+)
+from coseis.evaluation.results import Assessed
+from coseis.labels import Labels, open_labels
+from coseis.objects import get_object, open_store
+from coseis.picture import stretch_rgb
+from coseis.plan import ITEMS, Plan, read_plan
+from coseis.report import PICTURE_PX, read_report
+from coseis.store import open_arrays
+from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, LABEL_IGNORE, Status, least_code
+from coseis.vectorize import BlockPieces, merge_blocks
+from coseis.windows import Chunk, chunk_grid
+
+BLOCK_PX = 2048
+"""Side of the blocks that are compared at once; the counts do not depend on it."""
+
+
+@dataclass(frozen=True)
+class _BlockResult:
+    """Counts of one block, and the pieces of landslides that may go on in the next."""
+
+    counts: Assessment
+    predicted: BlockPieces
+    labelled: BlockPieces
+    true_false_missed: dict[str, BlockPieces]
+
+
+def assess_run(out: str, labels: str | Path | None, *, threshold: float | None = None) -> Assessed:
+    """Compares a finished run's map with labels, where the post phase was observed.
+
+    Counted are pixels at or above the threshold, also those of polygons below the run's least area.
+
+    Args:
+        out: Address of the run.
+        labels: Polygons or a raster, see `labels.open_labels`; None is refused.
+        threshold: Least probability that counts as landslide; default: the run's.
+
+    Raises:
+        InputRefusedError: There is no finished run at `out`.
+        UsageError: The labels cannot be used.
+    """
+    store = open_store(out, must_exist=True)
+    report = read_report(store, out)
+    if labels is None:
+        raise UsageError(f"{out} is a run, which holds no labels; give LABELS, polygons or a raster")
+    plan = read_plan(get_object(store, ITEMS) or b"", out)
+    arrays = open_arrays(out, plan.geobox)
+    truth = open_labels(labels, plan.geobox)
+    threshold = report.threshold.value if threshold is None else threshold
+    step = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
+    picture = np.full(plan.geobox.zoom_out(step).shape, Outcome.NOT_COUNTED, dtype=np.uint8)
+    blocks = []
+    for block in chunk_grid(plan.identity.shape, BLOCK_PX):
+        result, outcome = _assess_block(plan, arrays, truth, block, threshold)
+        blocks.append(result)
+        _show_block(picture, outcome, block, step)
+    predicted, labelled = (
+        merge_blocks([getattr(block, name) for block in blocks], plan.geobox)
+        for name in ("predicted", "labelled")
+    )
+    outcomes = merge_outcomes([block.true_false_missed for block in blocks], plan.geobox)
+    landslides = match_polygons(predicted, labelled, outcomes["true"], geobox=plan.geobox)
+    return Assessed(
+        source=out,
+        threshold=threshold,
+        pixel_m2=abs(plan.geobox.affine.a * plan.geobox.affine.e),
+        parts={
+            report.identity_digest[:12]: sum(
+                (block.counts for block in blocks), Assessment(landslides=landslides)
+            )
+        },
+        panels={report.identity_digest[:12]: _draw_run(plan, picture, step)},
+        outcomes=[outcomes],
+    )
+
+
+def _assess_block(
+    plan: Plan, arrays: dict[str, zarr.Array[Any]], labels: Labels, block: Chunk, threshold: float
+) -> tuple[_BlockResult, NDArray[np.uint8]]:
+    """One block and its outcomes, uint8 (y, x); read with the margin that tells how near a border is."""
+    (y0, y1), (x0, x1) = (
+        (max(0, start - REACH_PX), min(size, start + length + REACH_PX))
+        for start, length, size in zip(
+            (block.y0, block.x0), (block.height, block.width), plan.identity.shape, strict=True
+        )
+    )
+    post = plan.identity.phases.index("post")
+    status = np.asarray(arrays["status"][post, y0:y1, x0:x1]) & ~np.uint8(CONTEXT_INCOMPLETE)
+    codes = np.asarray(arrays["probability"][post, 0, y0:y1, x0:x1])
+    codes = np.where(status == Status.OBSERVED, codes, np.uint8(CODE_FILL))
+    truth = labels.mask(plan.geobox[y0:y1, x0:x1])
+    inner = (
+        slice(block.y0 - y0, block.y0 - y0 + block.height),
+        slice(block.x0 - x0, block.x0 - x0 + block.width),
+    )
+    counted = np.zeros(codes.shape, dtype=bool)
+    counted[inner] = counted_pixels(codes[inner], truth[inner])
+    counts = Assessment(
+        pixels=count_pixels(codes, truth, counted=counted),
+        boundary=count_boundary(codes, truth, threshold=threshold, counted=counted),
+    )
+    codes, truth, counted = codes[inner], truth[inner], counted[inner]
+    predicted = (codes >= least_code(threshold)) & (codes <= CODE_SCALE)
+    landslide = (truth != 0) & (truth != LABEL_IGNORE)
+    outcome = outcome_of(predicted, landslide, counted)
+    origin = (block.y0, block.x0)
+    result = _BlockResult(
+        counts=counts,
+        predicted=trace_mask(predicted & counted, origin=origin),
+        labelled=trace_mask(landslide & counted, origin=origin),
+        true_false_missed=trace_outcome(outcome, origin=origin),
+    )
+    return result, outcome
+
+
+def _show_block(picture: NDArray[np.uint8], outcome: NDArray[np.uint8], block: Chunk, step: int) -> None:
+    """Writes every step-th pixel of a block into the picture, uint8 (y, x), in place."""
+    rows, columns = (
+        np.arange(-((step // 2 - start) // step), -((step // 2 - start - length) // step))
+        for start, length in ((block.y0, block.height), (block.x0, block.width))
+    )
+    shown = outcome[np.ix_(rows * step + step // 2 - block.y0, columns * step + step // 2 - block.x0)]
+    picture[np.ix_(rows, columns)] = shown
+
+
+def _draw_run(plan: Plan, outcome: NDArray[np.uint8], step: int) -> Panel:
+    """The post scene beside the outcomes, uint8 (y, x), on a grid that fits a picture."""
+    geobox = plan.geobox.zoom_out(step)
+    colours = ("red", "green", "blue")
+    bands = colours if set(colours) <= set(plan.card.bands) else plan.card.bands[:1]
+    recipe = dataclasses.replace(plan.recipe(), geobox=geobox, bands=bands, phases=("post",))
+    whole = Window(0, 0, geobox.shape.x, geobox.shape.y)
+    try:
+        cube = read_window(recipe, whole)
+    except InputRefusedError:
+        # The scenes may be gone since the map was made; the scores need none of them.
+        cube = read_window(dataclasses.replace(recipe, scenes=()), whole)
+    [image] = cube.image
+    return Panel(
+        title=f"{plan.found.event.time:%Y-%m-%d %H:%M} UTC, {plan.card.name}",
+        rgb=stretch_rgb(image if len(bands) == 3 else image.repeat(3, axis=0)),
+        outcome=outcome,
+    )
