@@ -1,4 +1,4 @@
-"""Small scenes for tests: GeoTIFFs with known pixels, and the Scene values that describe them."""
+"""Small scenes and patches for tests: GeoTIFFs with known pixels, and the values that describe them."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ from rasterio.warp import transform_geom
 
 from coseis.card import ModelCard, Normalization, Stretch
 from coseis.event import Event, Found
-from coseis.types import BandSource, Scene
+from coseis.training.patches import Patch, scene_percentiles
+from coseis.types import LABEL_IGNORE, BandSource, Scene
 
 BANDS = ("red", "green", "blue")
 EVENT_TIME = datetime(2018, 9, 5, 18, 8, tzinfo=UTC)
@@ -108,3 +109,21 @@ def a_card(**changes: Any) -> ModelCard:
         "weights_sha256": "",
     }
     return ModelCard(**(values | changes))
+
+
+def a_patch(height: int = 40, width: int = 56, seed: int = 0, group: str = "event") -> Patch:
+    """Noise, a landslide wherever the first band is bright."""
+    intensity = np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
+    return Patch(intensity, (intensity[..., 0] > 0.7).astype(np.uint8), group, scene_percentiles(intensity))
+
+
+def a_labelled_patch(mask: np.ndarray, group: str = "event", weight: float = 1.0) -> Patch:
+    """Labels uint8 (y, x) under a black image."""
+    image = np.zeros((*mask.shape, 3), np.float32)
+    return Patch(image, mask, group, np.zeros((3, 3), np.float32), weight=weight)
+
+
+def scattered_labels(shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Background, two classes and unknown truth, pixel by pixel."""
+    values = np.array([0, 0, 0, 1, 2, LABEL_IGNORE], np.uint8)
+    return np.random.default_rng(seed).choice(values, shape)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coseis.card import ModelCard, Normalization, Stretch
 from coseis.errors import UsageError
-from coseis.features import make_features, stretch_intensity
+from coseis.features import make_features, normalize_intensity, stack_features, stretch_intensity
 from coseis.types import SCENE_FILL, InputKind, Percentiles, Scene
 
 BANDS = ("red", "green", "blue")
@@ -70,7 +70,7 @@ SCENES = {3: a_scene(3), 8: a_scene(8, "reflectance", 1 / 800)}
     seed=st.integers(0, 99),
     y=st.integers(1, 39),
     x=st.integers(1, 49),
-    kind=st.sampled_from(["scene", "fixed"]),
+    kind=st.sampled_from(["scene", "fixed", "colour"]),
 )
 def test_chunked_equals_whole(seed: int, y: int, x: int, kind: str) -> None:
     bands, scene = mosaic(seed)
@@ -101,6 +101,39 @@ def test_equals_the_formula_written_out() -> None:
             )
             expected = [(value - centre) / (high - low) for value in values]
         np.testing.assert_allclose(features[y, x], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_colour_is_brightness_by_the_scene_and_ratios_to_green() -> None:
+    bands, scene = mosaic(2)
+    features = make_features(bands, scene, SCENES, a_card("colour", fill=7))
+    chosen = (scene == 3) & ~np.isnan(bands[0])
+    red, green, blue = bands[:, chosen] / 255
+    np.testing.assert_allclose(features[chosen][:, 0], 3 * np.log((red + 0.02) / (green + 0.02)), atol=1e-4)
+    np.testing.assert_allclose(features[chosen][:, 2], 3 * np.log((blue + 0.02) / (green + 0.02)), atol=1e-4)
+    brightness = ((red + green + blue) / 3 - 45 / 255) / (100 / 255)
+    np.testing.assert_allclose(features[chosen][:, 1], brightness, atol=1e-4)
+    assert (features[scene == SCENE_FILL] == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["scene", "fixed", "colour"])
+def test_an_image_of_one_scene_is_normalized_alike(kind: str) -> None:
+    bands, _ = mosaic(3)
+    card = a_card(kind, fill=-1)
+    features = make_features(bands, np.full(bands.shape[1:], 3, np.uint16), SCENES, card)
+    intensity = stretch_intensity(bands, DISPLAY).transpose(1, 2, 0)
+    percentiles = np.array([[20] * 3, [45] * 3, [120] * 3], np.float32) / 255
+    np.testing.assert_allclose(normalize_intensity(intensity, percentiles, card), features, atol=1e-5)
+
+
+def test_a_missing_phase_makes_all_channels_missing() -> None:
+    image, scene = np.full((2, 3, 4, 4), 50, np.float32), np.full((2, 4, 4), 3, np.uint16)
+    image[0, 1, 0, 0], scene[1, 3, 3] = np.nan, SCENE_FILL
+    features = stack_features(image, scene, SCENES, a_card(fill=-5))
+    missing = (features == -5).all(axis=-1)
+    assert features.shape == (4, 4, 6)
+    assert missing[0, 0]
+    assert missing[3, 3]
+    assert missing.sum() == 2
 
 
 @given(gain=st.floats(0.5, 2.0))

@@ -1,6 +1,7 @@
 """Exact windows: tiled equals whole on floats, whatever the core, the batch or the Dask chunks."""
 
 import json
+from types import SimpleNamespace
 
 import dask
 import dask.array
@@ -15,10 +16,12 @@ from coseis.cube import Recipe, as_cube, load_cube, read_window
 from coseis.errors import UsageError
 from coseis.features import make_features
 from coseis.model import build_unet, save_model
-from coseis.predict import predict_features, predict_proba, ready_network, to_codes
-from coseis.types import Scene, Status
-from coseis.windows import HALO_PX, window_px
-from making import BANDS, area_of, found_of, grid, texture, write_scene
+from coseis.predict import predict_features, predict_proba, probe_device, ready_network, to_codes
+from coseis.reader import inspect_scene
+from coseis.task import predict_chunk
+from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, Scene, Status
+from coseis.windows import HALO_PX, chunk_grid, window_px
+from making import BANDS, a_card, area_of, found_of, grid, texture, write_scene
 
 
 def tiny_card(padding="same", classes=("landslide",)):
@@ -195,14 +198,50 @@ def test_any_lazy_image_is_predicted(models, found):
         as_cube(image[0, :, :].drop_vars("band"), kind="display")
 
 
+def test_a_network_of_two_phases_sees_both(tmp_path):
+    """Task and lazy cube agree, and what either phase lacks is not predicted, for that phase's reason."""
+    geobox = grid(200, 230)
+    before, after = texture((3, 200, 180), seed=1), texture((3, 200, 230), seed=2)
+    after[:, 20:40, 30:60] = 0
+    scenes = [
+        write_scene(tmp_path / f"{phase}.tif", pixels, geobox.affine, phase=phase)
+        for phase, pixels in (("pre", before), ("post", after))
+    ]
+    event = found_of(scenes, area_of(geobox))
+    event = event.model_copy(update={"scenes": tuple(inspect_scene(scene, BANDS) for scene in event.scenes)})
+    card = a_card(phases=("pre", "post"), normalization=Normalization(kind="colour"))
+    model = save_model(build_unet(card), card, tmp_path / "model")
+    identity = SimpleNamespace(
+        phases=("pre", "post"), precision="float32", core_px=64, batch=1, device=probe_device()[0]
+    )
+    plan = SimpleNamespace(identity=identity, card=model.card, found=event)
+    chunk = next(iter(chunk_grid((200, 230), 256)))
+    area = Window(-96, -96, 256 + 192, 256 + 192)
+    cube = read_window(Recipe(geobox, BANDS, ("pre", "post"), event.scenes, event.event.aoi), area)
+    codes = predict_chunk(plan, chunk, cube, model)
+    predicted = codes.probability[:, 0] != CODE_FILL
+    status = codes.status & ~np.uint8(CONTEXT_INCOMPLETE)
+    assert not predicted[0].any()
+    np.testing.assert_array_equal(predicted[1], status[1] == Status.OBSERVED)
+    assert (status[1][:, 181:] == Status.NOT_ACQUIRED).all()
+    assert (status[1][21:39, 31:59] == Status.NODATA).all()
+    with dask.config.set(scheduler="synchronous"):
+        lazy = predict_proba(load_cube(event, geobox, chunk_px=128), model, precision="float32", core_px=64)
+        np.testing.assert_array_equal(
+            to_codes(lazy.values[0][predicted[1]]), codes.probability[1, 0][predicted[1]]
+        )
+    with pytest.raises(UsageError, match="of pre and post; the cube"):
+        predict_proba(load_cube(event, geobox).sel(phase=["post"]), model)
+
+
 def test_cube_without_the_models_bands_is_refused(models, found):
     event, geobox = found
     cube = load_cube(event, geobox).sel(band=["red", "green"])
     with pytest.raises(
-        UsageError, match="needs bands red, green, blue of phase post; the cube has bands red, green"
+        UsageError, match="needs bands red, green, blue of post; the cube has bands red, green"
     ):
         predict_proba(cube, models["same"])
-    with pytest.raises(UsageError, match="of phase pre"):
+    with pytest.raises(UsageError, match="of pre; the cube"):
         predict_proba(load_cube(event, geobox), models["same"], phase="pre")
 
 

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from coseis.cube import load_cube
-    from coseis.evaluate import score
+    from coseis.evaluation import score
     from coseis.event import Event, read_event
     from coseis.model import load_model
     from coseis.pipeline import map_event
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from coseis.publish import write_tiles
     from coseis.search import search_items
     from coseis.store import write_zarr
-    from coseis.train import train_model
+    from coseis.training.trainer import train_model
     from coseis.vectorize import polygonize
 
 _HOMES = {
@@ -32,8 +32,8 @@ _HOMES = {
     "write_zarr": "store",
     "polygonize": "vectorize",
     "write_tiles": "publish",
-    "score": "evaluate",
-    "train_model": "train",
+    "score": "evaluation.scores",
+    "train_model": "training.trainer",
     "map_event": "pipeline",
 }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from coseis.types import InputKind, Value
+from coseis.types import InputKind, Phase, Value
 
 Padding = Literal["same", "valid"]
 LATTICE_PX = 16
@@ -23,14 +23,17 @@ class Stretch(Value):
 
 
 class Normalization(Value):
-    """What the network sees: (intensity - centre) / spread, band by band.
+    """What the network sees of the intensity, pixel by pixel.
 
-    fixed: centre and spread are the card's `mean` and `std`.
-    scene: centre is the scene's median, spread its 2-98 % range (both after the stretch), from the
+    fixed: (intensity - centre) / spread, band by band, with the card's `mean` and `std`.
+    scene: the same with the scene's median and its 2-98 % range (both after the stretch), from the
     statistics in items.json; brightness differences between sensors and dates cancel.
+    colour: the brightness by the scene (mean of the bands, of their medians and ranges), in green's place,
+    and in the place of each other band the logarithm of its ratio to green. How much of a scene is bright
+    soil moves its statistics, and with them all bands of the kind `scene`; ratios stay.
     """
 
-    kind: Literal["fixed", "scene"]
+    kind: Literal["fixed", "scene", "colour"]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -41,6 +44,9 @@ class ModelCard(Value):
     name: str
     bands: tuple[str, ...]
     """STAC common names in the order of the network's channels."""
+    phases: tuple[Phase, ...] = ("post",)
+    """What the network sees at once: scenes after the event, or those before and after it as channels, all
+    bands of the one phase before those of the next. A network of one phase is run on each phase there is."""
     inputs: dict[InputKind, Stretch]
     """Input kinds that the network accepts, each with the stretch that makes them alike."""
     normalization: Normalization
@@ -64,6 +70,11 @@ class ModelCard(Value):
     weights_sha256: str
     """Digest of weights.h5 as stored; the model digest of a run's identity."""
 
+    @property
+    def channels(self) -> int:
+        """Length of the network's input."""
+        return len(self.bands) * len(self.phases)
+
     @model_validator(mode="after")
     def _consistent(self) -> "ModelCard":
         expected = {"same": 96, "valid": 94}[self.padding]
@@ -73,8 +84,10 @@ class ModelCard(Value):
             )
         if self.normalization.kind == "fixed":
             got = (len(self.normalization.mean), len(self.normalization.std))
-            if got != (len(self.bands), len(self.bands)):
-                raise ValueError(f"fixed normalization has {got} means and stds for {len(self.bands)} bands")
+            if got != (self.channels, self.channels):
+                raise ValueError(f"fixed normalization has {got} means and stds for {self.channels} channels")
+        if self.normalization.kind == "colour" and "green" not in self.bands:
+            raise ValueError(f"colour normalization needs green beside {', '.join(self.bands)}")
         if not self.inputs:
             raise ValueError("the card accepts no input kind; expected display, reflectance or both")
         return self

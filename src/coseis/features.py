@@ -1,6 +1,6 @@
 """Bands in physical units and the scene of each pixel in, what the network sees out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,10 @@ from coseis.types import SCENE_FILL, Scene
 
 MIN_SPREAD = 0.02
 """Least spread that an intensity is divided by (5 of 255 grey levels): a scene of open water stays calm."""
+RATIO_FLOOR = 0.02
+"""Intensity that is added to both bands of a ratio: deep shadow has no colour."""
+RATIO_GAIN = 3.0
+"""Makes the logarithms of ratios vary as much as the brightness does."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -31,7 +35,8 @@ def make_features(
         card: Stretches, normalization and fill.
 
     Returns:
-        float32 (y, x, band). A pixel that misses any band, or that no scene covers, is `card.fill`.
+        float32 (y, x, band), see `Normalization`. A pixel that misses any band, or that no scene covers, is
+        `card.fill`.
 
     Raises:
         UsageError: A scene of a kind or without a statistic that the card needs, or unknown altogether.
@@ -46,10 +51,36 @@ def make_features(
         if index not in scenes:
             raise UsageError(f"scene {index} is not among the {len(scenes)} scenes given")
         stretch = _stretch_of(scenes[index], card)
-        centre, spread = centre_and_spread(card, _intensity_percentiles(scenes[index], card, stretch))
+        percentiles = _intensity_percentiles(scenes[index], card, stretch)
         covered = scene == index
         for rows in _row_runs(covered):
-            _write_rows(features[rows], bands[:, rows], covered[rows], stretch, centre, spread)
+            # NaN is carried by a sum, so one pass finds a pixel that misses any band.
+            valid = covered[rows] & ~np.isnan(bands[:, rows].sum(axis=0))
+            planes = [stretch_intensity(band, stretch) for band in bands[:, rows]]
+            for number, plane in enumerate(_normalized(planes, percentiles, card)):
+                np.copyto(features[rows][..., number], plane, where=valid)
+    return features
+
+
+def stack_features(
+    image: FloatArray, scene: npt.NDArray[np.uint16], scenes: Mapping[int, Scene], card: ModelCard
+) -> FloatArray:
+    """The features of all phases that a network sees at once, as channels.
+
+    Args:
+        image: float32 (phase, band, y, x), the card's phases in its order.
+        scene: uint16 (phase, y, x).
+        scenes: As for `make_features`.
+        card: As for `make_features`.
+
+    Returns:
+        float32 (y, x, channel); `card.fill` where a band of any phase is missing.
+    """
+    phases = [make_features(*of_phase, scenes, card) for of_phase in zip(image, scene, strict=True)]
+    if len(phases) == 1:
+        return phases[0]
+    features = np.concatenate(phases, axis=-1)
+    features[(scene == SCENE_FILL).any(axis=0) | np.isnan(image).any(axis=(0, 1))] = card.fill
     return features
 
 
@@ -80,6 +111,49 @@ def centre_and_spread(card: ModelCard, percentiles: FloatArray | None) -> tuple[
     return percentiles[1], np.maximum(percentiles[2] - percentiles[0], np.float32(MIN_SPREAD))
 
 
+def normalize_intensity(intensity: FloatArray, percentiles: FloatArray, card: ModelCard) -> FloatArray:
+    """What `make_features` does to a scene, for an image that is intensity already.
+
+    Args:
+        intensity: float32 (y, x, channel) in [0, 1], NaN where missing.
+        percentiles: float32 (3, channel), the scene's 2, 50 and 98 % intensities.
+        card: Normalization, fill and phases.
+
+    Returns:
+        float32 (y, x, channel), `card.fill` where any channel is missing.
+    """
+    features = np.empty(intensity.shape, dtype=np.float32)
+    count = len(card.bands)
+    for start in range(0, intensity.shape[-1], count):
+        of_phase = slice(start, start + count)
+        planes = [intensity[..., channel] for channel in range(start, start + count)]
+        for number, plane in enumerate(_normalized(planes, percentiles[:, of_phase], card), start):
+            features[..., number] = plane
+    features[np.isnan(features.sum(axis=-1))] = card.fill
+    return features
+
+
+def _normalized(
+    planes: Sequence[FloatArray], percentiles: FloatArray | None, card: ModelCard
+) -> Iterator[FloatArray]:
+    """The channels float32 (y, x) of one phase from its bands' intensities float32 (y, x)."""
+    centre, spread = centre_and_spread(card, percentiles)
+    if card.normalization.kind != "colour":
+        for number, plane in enumerate(planes):
+            yield (plane - centre[number]) * (np.float32(1) / spread[number])
+        return
+    green = planes[card.bands.index("green")]
+    floored = green + np.float32(RATIO_FLOOR)
+    for plane in planes:
+        if plane is green:
+            brightness = sum(planes[1:], planes[0]) * np.float32(1 / len(planes))
+            yield (brightness - centre.mean()) * (np.float32(1) / spread.mean())
+        else:
+            # Just below 0 lie pixels that training brought into another scene's light.
+            ratio = (np.maximum(plane, 0) + np.float32(RATIO_FLOOR)) / np.maximum(floored, RATIO_FLOOR)
+            yield np.log(ratio) * np.float32(RATIO_GAIN)
+
+
 def _stretch_of(scene: Scene, card: ModelCard) -> Stretch:
     if scene.kind not in card.inputs:
         raise UsageError(
@@ -102,24 +176,6 @@ def _intensity_percentiles(scene: Scene, card: ModelCard, stretch: Stretch) -> F
         )
     percentiles = [[getattr(statistics[band], name) for band in card.bands] for name in ("p02", "p50", "p98")]
     return stretch_intensity(percentiles, stretch)
-
-
-def _write_rows(
-    features: FloatArray,
-    bands: FloatArray,
-    covered: npt.NDArray[np.bool_],
-    stretch: Stretch,
-    centre: FloatArray,
-    spread: FloatArray,
-) -> None:
-    """Fills the covered pixels of some rows, in place."""
-    # NaN is carried by a sum, so one pass finds a pixel that misses any band.
-    valid = covered & ~np.isnan(bands.sum(axis=0))
-    for band in range(len(bands)):
-        values = stretch_intensity(bands[band], stretch)
-        values -= centre[band]
-        values *= np.float32(1) / spread[band]
-        np.copyto(features[..., band], values, where=valid)
 
 
 def _present(scene: npt.NDArray[np.uint16]) -> list[int]:

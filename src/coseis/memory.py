@@ -21,7 +21,7 @@ def worker_bytes(
     probabilities of a chunk with its halo.
 
     Args:
-        card: Bands, classes, filters and padding.
+        card: Bands, phases, classes, filters and padding.
         core_px: Core of a window.
         chunk_px: Side of a chunk.
         batch: Windows a call.
@@ -34,8 +34,8 @@ def worker_bytes(
     bands, classes = len(card.bands), len(card.classes)
     # float32 image and one scene being laid in, scene and status, a few masks; then features and results.
     cube = phases * (4 * bands + 3) + 4 * bands + 6
-    prediction = 4 * bands + 5 * classes + phases * (classes + 3)
-    network = window * batch * (card.base_filters * NETWORK_BYTES[precision] + 8 * bands)
+    prediction = 4 * card.channels + 5 * classes + phases * (classes + 3)
+    network = window * batch * (card.base_filters * NETWORK_BYTES[precision] + 8 * card.channels)
     return PROCESS_BYTES + BLOCK_CACHE_BYTES + network + threads * area * (cube + prediction)
 
 

@@ -62,7 +62,7 @@ class Model(Value):
         """
         # The digest alone does not say it: `same` and `valid` networks take the same weights.
         card = self.card
-        shape = (card.bands, card.classes, card.base_filters, card.padding)
+        shape = (card.bands, card.phases, card.classes, card.base_filters, card.padding)
         key = (self.digest, *shape, precision)
         with _networks_lock:
             if key not in _networks:
@@ -129,6 +129,23 @@ def save_model(network: keras.Model, card: ModelCard, folder: str | Path, *, flo
     return Model(card=card, path=folder)
 
 
+def copy_weights(start: Model, network: keras.Model) -> None:
+    """Sets a network to the weights of a model, to train on from them; another number of classes starts anew.
+
+    Raises:
+        UsageError: The network has other channels, filters or levels.
+    """
+    given = dict(_named_variables(start.network()))
+    for name, variable in _named_variables(network):
+        if given[name].shape == variable.shape:
+            variable.assign(given[name])
+        elif not name.startswith("logits/"):
+            raise UsageError(
+                f"model {start.card.name} cannot be trained on: its {name} has shape "
+                f"{tuple(given[name].shape)}, the network {tuple(variable.shape)}; keep bands and filters"
+            )
+
+
 def check_bands(card: ModelCard, available: Collection[str]) -> None:
     """Refuses scenes that lack a band of the model.
 
@@ -186,7 +203,7 @@ def build_unet(card: ModelCard, *, precision: Precision = "float32") -> keras.Mo
             )(tensor)
         return tensor
 
-    windows = keras.Input((None, None, len(card.bands)), name="windows")
+    windows = keras.Input((None, None, card.channels), name="windows")
     tensor, skips = windows, []
     for level in range(1, card.levels):
         tensor = double_convolution(tensor, card.base_filters << (level - 1), f"down{level}")

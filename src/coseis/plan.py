@@ -206,6 +206,12 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
     card = model.card
     for scene in found.scenes:
         check_bands(card, scene.bands)
+    absent = [phase for phase in card.phases if not found.of_phase(phase)]
+    if len(card.phases) > 1 and absent:
+        raise UsageError(
+            f"model {card.name} sees {' and '.join(card.phases)} at once, but no {absent[0]} scene was "
+            "found; search more dates, or choose a model of one phase"
+        )
     resolution_m = config.output.resolution or native_resolution_m(found.scenes)
     forced = _check_resolution(card, resolution_m, forced=config.model.force_resolution)
     geobox = output_geobox(found.event.aoi, resolution_m=resolution_m, crs=config.output.crs)

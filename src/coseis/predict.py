@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from coseis.card import ModelCard
 from coseis.errors import UsageError
-from coseis.features import make_features
+from coseis.features import stack_features
 from coseis.model import Model, Precision
 from coseis.reader import inspect_scene
 from coseis.types import CODE_SCALE, SCENE_FILL, Phase, Scene, Status
@@ -144,7 +144,7 @@ def predict_proba(
     Args:
         cube: From `load_cube`; `cube.as_cube` makes one of any lazy (band, y, x) image.
         model: From `load_model`.
-        phase: Which phase to predict.
+        phase: Which phase to predict; a model that sees several at once predicts the last of them.
         precision: Default: what suits the machine that calls; name it where the workers are others.
         core_px: Core size, a multiple of 16; chunks become whole numbers of cores.
         batch: Windows a call of the network.
@@ -158,28 +158,32 @@ def predict_proba(
     """
     card = model.card
     missing = [band for band in card.bands if band not in cube.band.values]
-    if missing or phase not in cube.phase.values:
+    phases = [phase] if len(card.phases) == 1 else list(card.phases)
+    if missing or not set(phases) <= set(cube.phase.values):
         raise UsageError(
-            f"model {card.name} needs bands {', '.join(card.bands)} of phase {phase}; the cube has bands "
-            f"{', '.join(map(str, cube.band.values))} of {', '.join(map(str, cube.phase.values))}"
+            f"model {card.name} needs bands {', '.join(card.bands)} of {' and '.join(phases)}; the cube has "
+            f"bands {', '.join(map(str, cube.band.values))} of {', '.join(map(str, cube.phase.values))}"
         )
     window_px(core_px, card.padding)
     scenes = _measured_scenes(cube.attrs["scenes"], card)
-    image = cube.image.sel(phase=phase, band=list(card.bands)).data
-    scene = cube.scene.sel(phase=phase).data
+    image = cube.image.sel(phase=phases, band=list(card.bands)).data
+    scene = cube.scene.sel(phase=phases).data
     halo = HALO_PX[card.padding]
     step = core_px * max(ceil(halo / core_px), round(image.chunksize[-1] / core_px))
-    height, width = scene.shape
-    image, scene = image.rechunk((-1, step, step)), scene.rechunk((step, step))
-    features = da.map_blocks(
+    height, width = scene.shape[1:]
+    # A block holds all phases and bands of its pixels; blockwise drops the axes that the output lacks.
+    image, scene = image.rechunk((-1, -1, step, step)), scene.rechunk((-1, step, step))
+    features = da.blockwise(
         _features_block,
+        "yxc",
         image,
+        "pbyx",
         scene,
+        "pyx",
         scenes=scenes,
         card=card,
-        drop_axis=0,
-        new_axis=2,
-        chunks=(*image.chunks[1:], (len(card.bands),)),
+        concatenate=True,
+        new_axes={"c": card.channels},
         dtype=np.float32,
         meta=np.empty((0, 0, 0), np.float32),
     )
@@ -201,19 +205,18 @@ def predict_proba(
         dtype=np.float32,
         meta=np.empty((0, 0, 0), np.float32),
     )[:, :height, :width]
-    if "status" in cube:
-        seen = cube.status.sel(phase=phase) == Status.OBSERVED
-    else:
-        seen = cube.scene.sel(phase=phase) != SCENE_FILL
-    coordinates = {"class": list(card.classes), **{k: v for k, v in seen.coords.items() if k != "phase"}}
+    of_phases = cube.sel(phase=phases)
+    observed = of_phases.status == Status.OBSERVED if "status" in cube else of_phases.scene != SCENE_FILL
+    seen = observed.all("phase")
+    coordinates = {"class": list(card.classes), **seen.coords}
     result = xr.DataArray(probability, dims=("class", "y", "x"), coords=coordinates, name="probability")
-    return result.where(seen.drop_vars("phase"))
+    return result.where(seen)
 
 
 def _features_block(
     image: NDArray[np.float32], scene: NDArray[np.uint16], *, scenes: Mapping[int, Scene], card: ModelCard
 ) -> NDArray[np.float32]:
-    return make_features(image, scene, scenes, card)
+    return stack_features(image, scene, scenes, card)
 
 
 def _predict_block(
@@ -226,7 +229,7 @@ def _predict_block(
 def _measured_scenes(scenes: str, card: ModelCard) -> dict[int, Scene]:
     """The cube's scenes by index; statistics that the card needs and a scene lacks are measured now."""
     values = [Scene.model_validate(scene) for scene in json.loads(scenes)]
-    if card.normalization.kind == "scene":
+    if card.normalization.kind != "fixed":
         values = [scene if scene.statistics else inspect_scene(scene, card.bands) for scene in values]
     return {scene.index: scene for scene in values}
 
@@ -264,7 +267,7 @@ def _processor_flags() -> str:
 def _compile(model: Model, precision: Precision, side: int, batch: int) -> Network:
     tf = _tensorflow()
     network = model.network(precision)
-    shape = tf.TensorSpec((batch, side, side, len(model.card.bands)), tf.float32)
+    shape = tf.TensorSpec((batch, side, side, model.card.channels), tf.float32)
     function: Any = tf.function(lambda windows: network(windows, training=False), input_signature=[shape])
 
     def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ Reading, predicting and writing are joined here so that nothing large ever trave
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.ndimage import maximum_filter1d
 
 from coseis.cube import CubeWindow, read_window
 from coseis.errors import InputRefusedError
-from coseis.features import make_features
+from coseis.features import stack_features
 from coseis.model import Model, load_model
 from coseis.objects import get_object, open_store
 from coseis.plan import MODEL, Plan
@@ -23,7 +24,7 @@ from coseis.predict import predict_features, probe_device, ready_network, to_cod
 from coseis.reader import decoded_bytes
 from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
 from coseis.threshold import count_codes
-from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Status, Value
+from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
 from coseis.windows import HALO_PX, Chunk
 
 _models: dict[str, Model] = {}
@@ -80,16 +81,16 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
     probability = np.full(shape, CODE_FILL, np.uint8)
     status = cube.status[:, *inner][:, *delivered].copy()
     scene = cube.scene[:, *inner][:, *delivered].copy()
-    for number in range(len(identity.phases)):
-        observed = cube.status[number][inner] == Status.OBSERVED
-        incomplete = _near_missing(cube.scene[number] == SCENE_FILL, halo)[inner][delivered]
+    for number, sees in _networks_inputs(identity.phases, card.phases):
+        observed = (cube.status[sees] == Status.OBSERVED).all(axis=0)[inner]
+        incomplete = _near_missing((cube.scene[sees] == SCENE_FILL).any(axis=0), halo)[inner][delivered]
         seen = observed[delivered]
         if seen.any():
             _check_device(identity.device)
             network = ready_network(
                 model, precision=identity.precision, core_px=identity.core_px, batch=identity.batch
             )
-            features = make_features(cube.image[number], cube.scene[number], scenes, card)
+            features = stack_features(cube.image[sees], cube.scene[sees], scenes, card)
             # Cores beyond the chunk exist only where it is cut by the grid's edge; they hold nothing wanted.
             wanted = np.zeros(observed.shape, bool)
             wanted[delivered] = seen
@@ -97,9 +98,29 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
                 features, network, card, core_px=identity.core_px, batch=identity.batch, wanted=wanted
             )
             np.copyto(probability[number], to_codes(values[:, *delivered]), where=seen)
+        for other in sees:
+            # Not observed is also what a network of several phases lacks in another phase, for its reason.
+            lacking = (status[number] == Status.OBSERVED) & (
+                cube.status[other][inner][delivered] != Status.OBSERVED
+            )
+            status[number][lacking] = cube.status[other][inner][delivered][lacking]
         status[number][seen & incomplete] |= CONTEXT_INCOMPLETE
         scene[number][~seen] = SCENE_FILL
     return ChunkCodes(probability, status, scene)
+
+
+def _networks_inputs(
+    phases: tuple[Phase, ...], card_phases: tuple[Phase, ...]
+) -> Iterator[tuple[int, list[int]]]:
+    """Number of each phase of the run, and the numbers of those that the network sees to predict it.
+
+    A network of one phase predicts each phase by itself; one of several only the last of them.
+    """
+    for number, phase in enumerate(phases):
+        if len(card_phases) == 1:
+            yield number, [number]
+        elif phase == card_phases[-1]:
+            yield number, [phases.index(seen) for seen in card_phases]
 
 
 def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
