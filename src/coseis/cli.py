@@ -14,9 +14,12 @@ from rich.table import Table
 from coseis import __version__
 from coseis.config import MapConfig, OutputConfig, SearchConfig, load_config, load_stage
 from coseis.errors import CoseisError, IncompleteError, InputRefusedError
+from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
 
 if TYPE_CHECKING:
+    from coseis.evaluation.results import EvaluationReport
+    from coseis.learn.learning import Learned
     from coseis.report import RunReport
 
 INTERRUPTED = 130
@@ -86,7 +89,8 @@ def demo(out: Path, size_km: float) -> None:
     Example:
       coseis demo first-map
     """
-    from coseis.pipeline import map_event, score_run
+    from coseis.assess import assess_run
+    from coseis.pipeline import map_event
     from coseis.simulate import simulate_event
 
     event = simulate_event(out / "event", size_km=size_km)
@@ -100,7 +104,8 @@ def demo(out: Path, size_km: float) -> None:
         },
     )
     report = map_event(settings, console=_progress_console())
-    scores = score_run(str(out / "run"), event.landslides)
+    assessed = assess_run(str(out / "run"), event.landslides)
+    scores = assessed.total.pixels.scores(assessed.threshold)
     click.echo(
         f"F1 {scores.f1 or 0:.3f}, precision {scores.precision or 0:.3f}, recall {scores.recall or 0:.3f} "
         f"against the exact truth ({event.landslide_count} landslides)"
@@ -223,32 +228,112 @@ def vectorize(run: str, threshold: str, min_area: str | None) -> None:
     _conclude(report, report.config)
 
 
-@cli.command()
-@click.argument("run")
-@click.argument("labels", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-def evaluate(run: str, labels: Path, as_json: bool) -> None:
-    """Score RUN against LABELS, pixel by pixel, where it was observed.
+class TrainCommand(StagedCommand):
+    """Lists the stages of a training."""
 
-    Counted are pixels at or above the run's threshold, also in polygons below its least area. LABELS are
-    polygons (any vector file) or a raster in which 0 is background and one other number landslide.
+    config = LearnConfig
+
+
+@cli.command(cls=TrainCommand)
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@setting_options(*LearnConfig.model_fields, config=LearnConfig)
+def train(config: Path | None, **options: Any) -> None:
+    """Train a model on labelled scenes or patches, or go on from one.
+
+    Settings come from options, from CONFIG (a YAML file), or from both; options win. Several regions, and
+    the augmentation, are set in CONFIG. The epoch with the lowest validation loss is kept, and the threshold
+    with the best F1 on the validation part; without one the last epoch is kept, and the threshold as it was.
 
     \b
     Example:
-      coseis evaluate OUT truth/landslides.gpkg
+      coseis train --catalog https://example.org/stac --labels landslides.gpkg \\
+        --event-time 2018-09-05T18:08:00Z --aoi 141.84,42.63,142.14,42.89 \\
+        --split south --validation-share 0.4 --out my-model
+
+    \b
+    From folders of labelled images:
+      coseis train --patches tiles --scene mosaic.tif \\
+        --validation-groups tiles-623,tiles-660 --out my-model
+
+    \b
+    From the shipped model and ten polygons drawn after a new event:
+      coseis train --start shipped --catalog catalog.json --labels ten.gpkg \\
+        --event-time 2018-09-05T18:08:00Z --aoi area.geojson \\
+        --label-reach-m 60 --epochs 3 --learning-rate 0.0003 --out tuned
+
+    \b
+    Several places in CONFIG; the headings below are its sections:
+      regions:
+        - {catalog: a.json, aoi: a.geojson, event_time: 2018-09-05T18:08:00Z,
+           labels: a.gpkg, group: iburi, weight: 2}
+        - {catalog: b.json, aoi: b.geojson, event_time: 2015-04-25T06:11:00Z,
+           labels: b.gpkg, group: gorkha}
+      patches:
+        - {patches: hrgldd.npz}
+      validation: {validation_groups: gorkha}
+      training: {epochs: 30, augmentation: {scale: 0.3}}
+      output: {out: my-model}
     """
-    import json
+    settings = load_learn_config(config, given_options(options))
+    from coseis.learn.learning import learn_model
 
-    from coseis.pipeline import score_run
+    console = _progress_console()
+    # A log gets no bar, but an epoch may take an hour: each is a line.
+    tell = (lambda line: click.echo(line, err=True)) if console.quiet else None
+    _show_training(learn_model(settings, console=console, tell=tell), settings.output.out)
 
-    scores = score_run(run, labels)
+
+@cli.command()
+@click.argument("run")
+@click.argument("labels", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--model", default=None, help="Folder or ZIP file of the model that predicts a folder of patches."
+)
+@click.option("--scene", default=None, help="Image that the patches were cut from: normalizes them.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Default: the run's, or the model card's.")
+@click.option("--frame-px", default=3, show_default=True, help="Frame of a patch that is not counted, px.")
+@click.option("--prevalence", default=0.05, show_default=True, help="Landslide share to restate scores for.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for all scores, figure and polygons.")
+@click.option("--json", "as_json", is_flag=True, help="Print all scores as JSON.")
+def evaluate(
+    run: str,
+    labels: Path | None,
+    threshold: float | None,
+    prevalence: float,
+    out: Path | None,
+    as_json: bool,
+    **patches: Any,
+) -> None:
+    """Score RUN against LABELS, or a folder of patches against theirs.
+
+    RUN is compared where it was observed, also in polygons below its least area. LABELS are polygons (any
+    vector file) or a raster in which 0 is background and one other number landslide. In place of RUN a
+    folder of images N.tif is predicted first; their labels are LABELS, or N_mask.tif each.
+
+    \b
+    Example:
+      coseis evaluate OUT truth/landslides.gpkg --out scores
+      coseis evaluate patches/ --model my-model
+    """
+    from coseis.evaluation.results import report_assessed, write_report
+    from coseis.patch_folders import assess_folder, is_patch_folder
+
+    if is_patch_folder(run):
+        from coseis.model import load_model
+
+        model = load_model(patches.pop("model"))
+        assessed = assess_folder(run, labels, model=model, threshold=threshold, **patches)
+    else:
+        from coseis.assess import assess_run
+
+        assessed = assess_run(run, labels, threshold=threshold)
+    report = report_assessed(assessed, prevalence=prevalence)
     if as_json:
-        click.echo(json.dumps(scores.summary()))
-        return
-    table = Table("precision", "recall", "F1", "IoU", "prevalence")
-    values = (scores.precision, scores.recall, scores.f1, scores.iou, scores.prevalence)
-    table.add_row(*("undefined" if value is None else f"{value:.4f}" for value in values))
-    Console().print(table)
+        click.echo(report.model_dump_json(exclude={"counts"}))
+    else:
+        _show_scores(report)
+    for path in write_report(report, assessed, out) if out else ():
+        click.echo(f"wrote {path}", err=as_json)
 
 
 @cli.command()
@@ -265,6 +350,54 @@ def doctor() -> None:
 
     for topic, text in findings():
         click.echo(f"{topic:32} {_one_line(text)}")
+
+
+def _show_scores(report: "EvaluationReport") -> None:
+    """Scores at the threshold in use; apart, what other thresholds would have given."""
+    metrics = report.metrics
+    restated = metrics["restated"]
+    table = Table("score", "value", title=f"probability >= {report.threshold:g}")
+    for name, value in (
+        *((name, metrics[name]) for name in ("precision", "recall", "f1", "iou", "accuracy", "prevalence")),
+        ("f1 but 1 px at borders", metrics["f1_beyond_1px"]),
+        ("f1 but 2 px at borders", metrics["f1_beyond_2px"]),
+        ("boundary IoU", metrics["boundary_iou"]),
+        ("area ratio", metrics["area_ratio"]),
+        ("average precision", metrics["average_precision"]),
+        ("false alarms px/km2", metrics["false_alarms_per_km2"]),
+        (f"f1 at {100 * restated['prevalence']:g} % prevalence", restated["f1"]),
+        ("landslides found, IoU 0.5", metrics["landslides"]["iou50_recall"]),
+        ("landslides right, IoU 0.5", metrics["landslides"]["iou50_precision"]),
+        *((f"recall {size}", recall) for size, recall in metrics["recall_by_size"].items()),
+    ):
+        table.add_row(name, _written_score(value))
+    Console().print(table)
+    rules = Table("threshold", "value", "precision", "recall", "f1", "iou", "remark")
+    for row in report.rules:
+        scores = (row.threshold, row.precision, row.recall, row.f1, row.iou)
+        rules.add_row(row.rule, *map(_written_score, scores), row.remark)
+    Console().print(rules)
+
+
+def _written_score(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def _show_training(learned: "Learned", out: str) -> None:
+    """The last lines of a training."""
+    epoch, scores = learned.epoch, learned.scores
+    kept = f"epoch {int(epoch['epoch']) + 1} of {learned.epochs} is kept"
+    threshold = f"threshold {learned.model.card.threshold:g}"
+    if scores is None:
+        click.echo(f"{kept}, the last, for nothing is kept for validation; {threshold} as it was")
+    else:
+        click.echo(
+            f"{kept}: validation loss {epoch['val_loss']:.4f}; F1 {scores.f1 or 0:.4f}, precision "
+            f"{scores.precision or 0:.4f}, recall {scores.recall or 0:.4f} at {threshold}, chosen there"
+        )
+    click.echo(f"{100 * learned.waiting:.1f} % of the time waiting for patches")
+    out = out.rstrip("/")
+    click.echo(f"model {out}, curves {out}/curves.png, rows {out}/history.csv and {out}/batches.csv")
 
 
 def _conclude(report: "RunReport", settings: MapConfig) -> None:

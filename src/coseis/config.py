@@ -1,13 +1,14 @@
 """Settings of a run: a YAML file and command-line options go in, one checked, frozen `MapConfig` comes out.
 
-A model a stage; each field's description is also the help of its command-line option. Credentials are no
-settings: they come from the environment and appear nowhere else.
+What `coseis train` takes is read by the same rules, see `learn_config`. A model a stage; each field's
+description is also the help of its command-line option. Credentials are no settings: they come from the
+environment and appear nowhere else.
 """
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 import yaml
@@ -19,7 +20,7 @@ from coseis.errors import UsageError
 from coseis.types import Value
 
 
-def _as_tuple(value: object) -> object:
+def as_tuple(value: object) -> object:
     """`a,b` and `a` to a tuple: what people write in YAML and on a command line."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -43,12 +44,14 @@ def _is_scheduler(address: str) -> str:
     return address
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Area = Annotated[str, BeforeValidator(_as_text)]
 Scheduler = Annotated[str, AfterValidator(_is_scheduler)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 EMPTY = ("", "~", "null", None)
 """What a YAML file holds where a key has no value."""
+FILE_ONLY = "file only"
+"""Marks a setting that has no option of its own: one is only wanted where a file lists several."""
 Setting = TypeVar("Setting", bound=Value)
 
 
@@ -130,13 +133,24 @@ class MapConfig(Value):
     cluster: ClusterConfig = ClusterConfig()
 
 
-def stage_options() -> Iterator[tuple[str, str, FieldInfo]]:
-    """(stage, name, field) of every setting of `MapConfig`; names are unique over the stages."""
-    for stage, field in MapConfig.model_fields.items():
-        model = field.annotation
-        if isinstance(model, type) and issubclass(model, Value):
+def stage_options(config: type[Value] = MapConfig) -> Iterator[tuple[str, str, FieldInfo]]:
+    """(stage, name, field) of every setting; those of `MapConfig` have names unique over the stages."""
+    for stage, field in config.model_fields.items():
+        # A stage that is a list has the settings of its entries.
+        model = get_args(field.annotation)[0] if is_list(field) else field.annotation
+        if is_nested(model):
             for name, option in model.model_fields.items():
                 yield stage, name, option
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether a stage is a list of entries, such as regions."""
+    return get_origin(field.annotation) is tuple
+
+
+def is_nested(annotation: Any) -> TypeGuard[type[Value]]:
+    """Whether a setting has settings of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, Value)
 
 
 def load_config(path: Path | None, options: Mapping[str, Any]) -> MapConfig:
@@ -150,17 +164,38 @@ def load_config(path: Path | None, options: Mapping[str, Any]) -> MapConfig:
     Raises:
         UsageError: unreadable file, unknown key, or a value of the wrong kind; all of them are named.
     """
-    stages: dict[str, Any] = {stage: {} for stage in MapConfig.model_fields}
-    for stage, settings in (_read_yaml(path) if path else {}).items():
-        stages[stage] = settings
+    stages = read_stages(MapConfig, path)
     for stage, name, _ in stage_options():
         if name in options:
             stages[stage] = {**stages[stage], name: options[name]}
+    return check_stages(MapConfig, stages, path, options)
+
+
+def read_stages(config: type[Value], path: Path | None) -> dict[str, Any]:
+    """The settings of a YAML file by stage, not checked yet; stages that are not in it are empty.
+
+    Raises:
+        UsageError: the file cannot be read, or holds what is no stage.
+    """
+    stages: dict[str, Any] = {
+        stage: [] if is_list(field) else {} for stage, field in config.model_fields.items()
+    }
+    return stages | (_read_yaml(config, path) if path else {})
+
+
+def check_stages(
+    config: type[Setting], stages: Mapping[str, Any], path: Path | None, options: Mapping[str, Any]
+) -> Setting:
+    """The checked configuration of settings by stage; path and options are where they come from.
+
+    Raises:
+        UsageError: a value is missing or of the wrong kind; all of them are named.
+    """
     try:
-        return MapConfig.model_validate(stages)
+        return config.model_validate(dict(stages))
     except ValidationError as error:
-        problems = [(str(problem["loc"][0]), str(problem["loc"][1]), problem) for problem in error.errors()]
-        raise UsageError(_explain(problems, path, options)) from error
+        problems = [(*_place(config, problem["loc"]), problem) for problem in error.errors()]
+        raise UsageError(_explain(config, problems, path, options)) from error
 
 
 def load_stage(stage: type[Setting], options: Mapping[str, Any]) -> Setting:
@@ -173,11 +208,11 @@ def load_stage(stage: type[Setting], options: Mapping[str, Any]) -> Setting:
         return stage.model_validate(dict(options))
     except ValidationError as error:
         problems = [("", str(problem["loc"][0]), problem) for problem in error.errors()]
-        raise UsageError(_explain(problems, None, options)) from error
+        raise UsageError(_explain(MapConfig, problems, None, options)) from error
 
 
-def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
-    """Stage to its settings. Scalars stay the text that was written, as on a command line.
+def _read_yaml(config: type[Value], path: Path) -> dict[str, Any]:
+    """Stage to its settings, or to a list of them. Scalars stay text as it was written on a command line.
 
     YAML's own types would turn an item id such as 20180911_011530_1001 into a number, and a time into one
     without the zone that it was written with.
@@ -189,29 +224,65 @@ def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UsageError(f"config {path} cannot be read: {reason}") from error
     if not isinstance(stages, dict) and stages not in EMPTY:
-        raise UsageError(f"config {path} is no mapping; {_shape()}")
-    given: dict[str, dict[str, Any]] = {}
-    for stage, settings in (stages or {}).items():
-        if stage not in MapConfig.model_fields:
-            raise UsageError(f"{path}: {stage} is not a stage{_hint(stage)}; {_shape()}")
-        if not isinstance(settings, dict) and settings not in EMPTY:
-            raise UsageError(f"{path}: {stage} is {settings!r}; {_shape()}")
-        items = settings.items() if isinstance(settings, dict) else ()
-        given[stage] = {name: value for name, value in items if value not in EMPTY}
+        raise UsageError(f"config {path} is no mapping; {_shape(config)}")
+    given: dict[str, Any] = {}
+    for stage, settings in ({} if stages in EMPTY else stages).items():
+        if stage not in config.model_fields:
+            raise UsageError(f"{path}: {stage} is not a stage{_hint(config, stage)}; {_shape(config)}")
+        if is_list(config.model_fields[stage]):
+            entries = [] if settings in EMPTY else settings
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                raise UsageError(
+                    f"{path}: {stage} is {settings!r}; expected a list, its settings beneath each -"
+                )
+            given[stage] = [_without_empty(entry) for entry in entries]
+        elif isinstance(settings, dict) or settings in EMPTY:
+            given[stage] = _without_empty(settings or {})
+        else:
+            raise UsageError(f"{path}: {stage} is {settings!r}; {_shape(config)}")
     return given
 
 
-def _shape() -> str:
-    return f"expected {', '.join(MapConfig.model_fields)}, each with its settings beneath"
+def _without_empty(settings: Mapping[str, Any] | str) -> dict[str, Any]:
+    items = settings.items() if isinstance(settings, Mapping) else ()
+    return {name: value for name, value in items if value not in EMPTY}
 
 
-def _hint(name: str, stage: str | None = None) -> str:
+def _place(config: type[Value], location: tuple[int | str, ...]) -> tuple[str, str]:
+    """Stage and name of what pydantic found: ("regions", 0, "labels") is ("regions[0]", "labels").
+
+    The name is empty for what is wrong with a stage as a whole.
+    """
+    stage, *rest = location
+    place = str(stage)
+    if rest and isinstance(rest[0], int):
+        place += f"[{rest.pop(0)}]"
+    if not rest:
+        return place, ""
+    name = str(rest[0])
+    fields = {option: field for where, option, field in stage_options(config) if where == stage}
+    # What follows the name of any other setting is a member of a union or of a list.
+    if len(rest) > 1 and name in fields and is_nested(fields[name].annotation):
+        name += f".{rest[1]}"
+    return place, name
+
+
+def _shape(config: type[Value]) -> str:
+    return f"expected {', '.join(config.model_fields)}, each with its settings beneath"
+
+
+def _hint(config: type[Value], name: str, stage: str | None = None) -> str:
     """What was probably meant by a name that is no setting of its stage, and where that belongs."""
-    places = {option: place for place, option, _ in stage_options()}
+    places: dict[str, str] = {}
+    for place, option, field in stage_options(config):
+        nested = field.annotation.model_fields if is_nested(field.annotation) else ()
+        for setting in (option, *(f"{option}.{inner}" for inner in nested)):
+            # Several stages may have a setting of one name: the one that was written in comes first.
+            places[setting] = stage if stage and places.get(setting) == stage else place
     folded = name.replace("-", "_").lower()
     if folded in places and places[folded] != stage:
         return f"; {folded} belongs under {places[folded]}"
-    known = [*places, *(() if stage else MapConfig.model_fields)]
+    known = [*places, *(() if stage else config.model_fields)]
     close = difflib.get_close_matches(folded, known, n=1)
     if not close:
         return ""
@@ -220,7 +291,10 @@ def _hint(name: str, stage: str | None = None) -> str:
 
 
 def _explain(
-    problems: Sequence[tuple[str, str, ErrorDetails]], path: Path | None, options: Mapping[str, Any]
+    config: type[Value],
+    problems: Sequence[tuple[str, str, ErrorDetails]],
+    path: Path | None,
+    options: Mapping[str, Any],
 ) -> str:
     """All problems (stage, name, what) in a user's words, each named as written: an option or a key."""
     missing: list[str] = []
@@ -232,7 +306,9 @@ def _explain(
         if problem["type"] == "missing":
             missing.append(place)
         elif problem["type"] == "extra_forbidden":
-            unknown.append(f"{place} is not a setting{_hint(name, stage)}")
+            unknown.append(f"{place} is not a setting{_hint(config, name, stage.partition('[')[0])}")
+        elif not name:
+            unknown.append(problem["msg"].removeprefix("Value error, "))
         else:
             # A union fails once a member: its expectations belong together.
             expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

@@ -7,21 +7,25 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from coseis.config import stage_options
+from coseis.config import FILE_ONLY, MapConfig, is_list, is_nested, stage_options
+from coseis.types import Value
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def setting_options(*stages: str) -> Callable[[Command], Command]:
-    """Decorates a command with an option for every setting of these stages.
+def setting_options(*stages: str, config: type[Value] = MapConfig) -> Callable[[Command], Command]:
+    """Decorates a command with an option for every setting of these stages that has a word for it.
 
     All are optional to click, for the configuration file may hold them; `load_config` says what is missing.
     """
 
     def decorate(command: Command) -> Command:
-        for stage, name, field in reversed(list(stage_options())):
-            if stage in stages:
-                command = _option(name, field)(command)
+        for stage, name, field in reversed(list(stage_options(config))):
+            file_only = FILE_ONLY in field.metadata or is_nested(field.annotation)
+            if stage in stages and not file_only:
+                # What a list's entry needs is needed only where there is one.
+                required = field.is_required() and not is_list(config.model_fields[stage])
+                command = _option(name, field, required=required)(command)
         return command
 
     return decorate
@@ -47,9 +51,11 @@ class FlowGroup(click.Group):
 class StagedCommand(click.Command):
     """Lists its options under the stages of the configuration file, so that --help documents the file too."""
 
+    config: type[Value] = MapConfig
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section a stage, then what belongs to none."""
-        stages = {name: stage for stage, name, _ in stage_options()}
+        stages = {name: stage for stage, name, _ in stage_options(self.config)}
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -60,23 +66,24 @@ class StagedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+def _option(name: str, field: FieldInfo, *, required: bool) -> Callable[[Command], Command]:
     flag, text = f"--{name.replace('_', '-')}", str(field.description)
     if field.annotation is bool:
         return click.option(flag, name, is_flag=True, default=None, help=text)
-    if field.is_required():
+    if required:
         text += "  [required]"
-    elif field.default not in (None, ()):
+    elif not field.is_required() and field.default not in (None, ()):
         text += f"  [default: {_written(field.default)}]"
-    several = get_origin(field.annotation) is tuple
-    metavar = "TEXT[,TEXT...]" if several else "|".join(_forms(field.annotation))
+    # A tuple of any length may be given by repeating its option, one of fixed length only at once.
+    several = get_origin(field.annotation) is tuple and Ellipsis in get_args(field.annotation)
+    metavar = "|".join(_forms(field.annotation))
     return click.option(flag, name, multiple=several, help=text, metavar=metavar)
 
 
 def _written(default: Any) -> str:
     """A default as one would type it."""
     if isinstance(default, tuple):
-        return ",".join(default)
+        return ",".join(_written(part) for part in default)
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
@@ -86,6 +93,9 @@ def _forms(annotation: Any) -> list[str]:
         return list(get_args(annotation))
     if annotation in (int, float, str, NoneType):
         return {int: ["INTEGER"], float: ["NUMBER"], str: ["TEXT"]}.get(annotation, [])
+    if get_origin(annotation) is tuple:
+        forms = ["|".join(_forms(member)) for member in get_args(annotation) if member is not Ellipsis]
+        return [f"{forms[0]}[,{forms[0]}...]" if Ellipsis in get_args(annotation) else ",".join(forms)]
     # A union, or Annotated[float, ...], whose other arguments are constraints.
     members = [member for member in get_args(annotation) if isinstance(member, type) or get_args(member)]
     return [form for member in members for form in _forms(member)]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Set
 from contextlib import ExitStack
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from distributed import Client
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
-from pydantic import ValidationError
 from rasterio.windows import Window
 from rich.console import Console
 from rich.progress import Progress
@@ -24,7 +22,6 @@ from rich.progress import Progress
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig
 from coseis.errors import InputRefusedError, UnreachableError
-from coseis.evaluate import Scores, open_labels, score_blocks
 from coseis.grid import pixels_inside
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
@@ -33,18 +30,18 @@ from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_pl
 from coseis.predict import probe_device
 from coseis.progress import Clock, one_step, progress_bars
 from coseis.report import (
-    RUN,
     FailedChunk,
     Outcome,
     RunReport,
     Throughput,
     measure_throughput,
     publish_run,
+    read_report,
 )
 from coseis.store import create_cube, digest_of, open_arrays, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk, map_chunk
 from coseis.threshold import ThresholdChoice, choose_threshold
-from coseis.types import CODE_SCALE, CONTEXT_INCOMPLETE, Status
+from coseis.types import CODE_SCALE
 from coseis.vectorize import BlockPieces, merge_blocks, trace_block
 from coseis.windows import Chunk, chunk_grid
 
@@ -104,7 +101,7 @@ def vectorize_run(
         InputRefusedError: there is no run at `out`.
     """
     store = open_store(config.out, must_exist=True)
-    earlier = _read_report(store, config.out)
+    earlier = read_report(store, config.out)
     # What was not asked for stays as it was; the run may have been moved.
     changed = {name: getattr(config, name) for name in config.model_fields_set & {"threshold", "min_area"}}
     output = earlier.config.output.model_copy(update={**changed, "out": config.out})
@@ -116,49 +113,6 @@ def vectorize_run(
         reasons = {failure.chunk: failure.reason for failure in earlier.failed}
         throughput = earlier.throughput
         return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
-
-
-def score_run(out: str, labels: str | Path) -> Scores:
-    """Scores a finished run's map at its threshold against labels, where the post phase was observed.
-
-    Args:
-        out: Address of the run.
-        labels: Polygons or a raster, see `evaluate.open_labels`.
-
-    Raises:
-        InputRefusedError: there is no finished run at `out`.
-        UsageError: the labels cannot be used.
-    """
-    store = open_store(out, must_exist=True)
-    report = _read_report(store, out)
-    plan = read_plan(get_object(store, ITEMS) or b"", out)
-    arrays = open_arrays(out, plan.geobox)
-    post = plan.identity.phases.index("post")
-
-    def read_prediction(part: GeoBox) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        col, row = (round(value) for value in ~plan.geobox.affine @ (part.affine.c, part.affine.f))
-        place = (post, slice(row, row + part.shape.y), slice(col, col + part.shape.x))
-        codes = np.asarray(arrays["probability"][(post, 0, *place[1:])])
-        status = np.asarray(arrays["status"][place]) & ~np.uint8(CONTEXT_INCOMPLETE)
-        observed = status == Status.OBSERVED
-        return (codes >= report.threshold.code) & observed, observed
-
-    parts = [plan.geobox[block.slices] for block in chunk_grid(plan.identity.shape, VECTORIZE_PX)]
-    return score_blocks(parts, read_prediction, open_labels(labels, plan.geobox))
-
-
-def _read_report(store: ObjectStore, out: str) -> RunReport:
-    kept = get_object(store, RUN)
-    if kept is None:
-        raise InputRefusedError(
-            f"{out} holds no finished run (no {RUN}); run coseis map first, or --resume it"
-        )
-    try:
-        return RunReport.model_validate_json(kept)
-    except ValidationError as error:
-        raise InputRefusedError(
-            f"{out}/{RUN} is damaged or not of this version; run coseis map anew"
-        ) from error
 
 
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> None:

@@ -1,0 +1,1 @@
+"""A configuration in, a trained model in a folder out: what `coseis train` does."""
