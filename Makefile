@@ -16,8 +16,8 @@ test: check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/dev
-	$(BIN)/ruff format --check src tests tools
-	$(BIN)/ruff check src tests tools
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,0 +1,129 @@
+"""Nothing in, one line of JSON out: our training beside Keras's bare train step on a batch in memory.
+
+    python benchmarks/training_speed.py [--filters 16] [--steps 60] [--rounds 3] [--workers 1]
+
+Both train the same network with the same optimizer on windows of the same shape and count, in turn, in one
+process. Ours draws, cuts, turns, lights and normalizes every window by Dask tasks on a local cluster of
+other processes (0 workers: in this process), so on a machine whose cores the network fills already, the ratio
+tells what that costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+
+from coseis.card import ModelCard, Normalization, Stretch
+from coseis.cluster import connected
+from coseis.config import ClusterConfig
+from coseis.model import build_unet
+from coseis.training.augment import make_batch
+from coseis.training.draws import DrawTable
+from coseis.training.patches import Patch, scene_percentiles
+from coseis.training.settings import TrainConfig
+from coseis.training.steps import make_optimizer
+from coseis.training.trainer import Running, train_model
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--filters", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=60, help="of a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args(arguments)
+    card = _card(options.filters)
+    patches = [_patch(seed) for seed in range(12)]
+    config = TrainConfig(epochs=options.rounds + 1, patches_per_epoch=6 * options.steps, precision="float32")
+    fit_s = _keras_seconds(card, patches, config, rounds=options.rounds)
+    if options.workers:
+        with connected(ClusterConfig(workers=options.workers, threads=1)) as client:
+            history = _our_rounds(card, patches, config, Running(client))
+    else:
+        history = _our_rounds(card, patches, config, Running())
+    # A round of ours ends with a checkpoint and a model on disk; its own seconds are those of the steps.
+    ours_s = [row["seconds"] for row in history[1:]]
+    pixels = config.steps_per_epoch * config.batch * (config.core_px + 2 * config.halo_px) ** 2
+    print(
+        json.dumps(
+            {
+                "benchmark": "training_speed",
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "versions": {name: version(name) for name in ("coseis", "tensorflow", "keras", "dask")},
+                "filters": options.filters,
+                "window_px": config.core_px + 2 * config.halo_px,
+                "batch": config.batch,
+                "steps": config.steps_per_epoch,
+                "workers": options.workers,
+                "keras_s": [round(seconds, 2) for seconds in fit_s],
+                "coseis_s": [round(seconds, 2) for seconds in ours_s],
+                "keras_mpx_s": round(pixels / min(fit_s) / 1e6, 3),
+                "coseis_mpx_s": round(pixels / min(ours_s) / 1e6, 3),
+                "ratio": round(min(fit_s) / min(ours_s), 3),
+                "waiting_share": round(float(np.mean([row["waiting"] for row in history[1:]])), 4),
+            }
+        )
+    )
+
+
+def _our_rounds(
+    card: ModelCard, patches: Sequence[Patch], config: TrainConfig, running: Running
+) -> list[dict[str, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        return train_model(patches, start=card, folder=folder, config=config, running=running).history
+
+
+def _keras_seconds(
+    card: ModelCard, patches: Sequence[Patch], config: TrainConfig, *, rounds: int
+) -> list[float]:
+    """Seconds of each round of `Model.fit` on one batch that lies in memory; the first round warms up."""
+    import keras
+    import tensorflow as tf
+
+    draws = DrawTable(patches).draw_epoch(config, 0)[: config.batch]
+    batch = make_batch(patches, draws, card=card, config=config, blur_px=0.0)
+    network = build_unet(card)
+    network.compile(make_optimizer(config), keras.losses.BinaryCrossentropy(), metrics=["accuracy"])
+    arrays = (batch.windows, batch.membership[..., None].astype(np.float32), batch.weight.astype(np.float32))
+    steps = tf.data.Dataset.from_tensors(arrays).cache().repeat()
+    seconds = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        network.fit(steps, steps_per_epoch=config.steps_per_epoch, epochs=1, verbose=0)
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
+
+
+def _card(filters: int) -> ModelCard:
+    return ModelCard(
+        name=f"speed-{filters}",
+        bands=("red", "green", "blue"),
+        inputs={"display": Stretch(low=0, high=255)},
+        normalization=Normalization(kind="colour"),
+        resolution_m=(2.5, 6),
+        padding="same",
+        base_filters=filters,
+        halo_px=96,
+        weights_sha256="",
+    )
+
+
+def _patch(seed: int) -> Patch:
+    """Noise of 256 px with a tenth of landslides: what is learnt does not matter here."""
+    random = np.random.default_rng(seed)
+    image = random.integers(1, 255, (256, 256, 3), dtype=np.uint8)
+    mask = np.kron(random.random((16, 16)) < 0.1, np.ones((16, 16))).astype(np.uint8)
+    return Patch(image, mask, f"noise-{seed}", scene_percentiles(image / np.float32(255)))
+
+
+if __name__ == "__main__":
+    main()
