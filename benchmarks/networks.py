@@ -66,7 +66,7 @@ PLAIN = TrainConfig(
     augmentation=QUARTER_TURNS,
 )
 GENERAL = TrainConfig(epochs=15, patches_per_epoch=360, class_weight=(0.5, 0.25))
-FINE_TUNE = TrainConfig(epochs=7, patches_per_epoch=360, learning_rate=7e-4)
+FINE_TUNE = TrainConfig(epochs=7, patches_per_epoch=360, learning_rate=7e-4, class_weight=(0.0, 0.0))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def slid_corner(size: int = 1280, slid: int = 64) -> Source:
 
 
 def is_slid(draw: Draw, slid: int = 64) -> bool:
-    return draw.y < slid and draw.x < slid
+    """The core may hold a place in the slid corner."""
+    return max(draw.y, draw.x) < slid + MANY.core_px / 2
 
 
 def test_a_plan_follows_seed_and_epoch() -> None:
@@ -46,8 +47,8 @@ def test_the_last_batch_is_filled_up(patches: int, batch: int, drawn: int) -> No
 def test_bias_to_landslides_falls_from_first_to_last_epoch() -> None:
     table = DrawTable([slid_corner()])
     shares = [np.mean([is_slid(draw) for draw in table.draw_epoch(MANY, epoch)]) for epoch in range(5)]
-    # Drawn by landslides, or by chance among all cells: 4 of 1600.
-    expected = [bias + (1 - bias) * 64**2 / 1280**2 for bias in (0.8, 0.65, 0.5, 0.35, 0.2)]
+    # Drawn by landslides, or by chance among all places.
+    expected = [bias + (1 - bias) * 80**2 / 1280**2 for bias in (0.8, 0.65, 0.5, 0.35, 0.2)]
     np.testing.assert_allclose(shares, expected, atol=4 * np.sqrt(0.25 / 4000))
 
 
@@ -56,9 +57,22 @@ def test_biased_draws_follow_the_landslide_pixels() -> None:
     mask[:32, :32], mask[:8, 64:96] = 1, 2
     config = MANY.model_copy(update={"class_weight": (1.0, 1.0)})
     drawn = DrawTable([a_labelled_patch(mask)]).draw_epoch(config, 3)
-    first = [draw.x < 32 for draw in drawn]
-    assert all(draw.y < 32 and (draw.x < 32 or 64 <= draw.x < 96) for draw in drawn)
+    first = [draw.x < 48 for draw in drawn]
+    assert all(draw.y < 48 and (draw.x < 48 or 48 <= draw.x < 112) for draw in drawn)
     assert np.mean(first) == pytest.approx(4 / 5, abs=0.03)
+
+
+def test_a_landslide_lies_anywhere_in_the_core_that_was_drawn_for_it() -> None:
+    """In the middle of every patch it would teach the network that the middle slides."""
+    mask = np.zeros((640, 640), np.uint8)
+    mask[320:352, 320:352] = 1
+    config = MANY.model_copy(update={"class_weight": (1.0, 1.0), "core_px": 128})
+    drawn = DrawTable([a_labelled_patch(mask)]).draw_epoch(config, 0)
+    offsets = np.array([(draw.y - 336, draw.x - 336) for draw in drawn])
+    assert np.abs(offsets).max() <= 128 / 2 + CELL_PX / 2
+    np.testing.assert_allclose(offsets.mean(axis=0), 0, atol=3)
+    # Uniform over the core, and over the cell within it.
+    np.testing.assert_allclose(offsets.std(axis=0), np.sqrt((128**2 + CELL_PX**2) / 12), rtol=0.05)
 
 
 def test_at_the_end_all_known_areas_are_drawn_alike_by_weight() -> None:

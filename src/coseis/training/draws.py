@@ -51,8 +51,8 @@ class DrawTable:
     def draw_epoch(self, config: TrainConfig, epoch: int) -> list[Draw]:
         """The patches of an epoch in their order, from (seed, epoch) alone.
 
-        A share of them, which falls over the epochs, has its centre in a cell drawn by its landslide pixels;
-        the others in one drawn by its labelled pixels.
+        A share of them, which falls over the epochs, holds a place in a cell drawn by its landslide pixels,
+        anywhere in its core; the others have their centre in a cell drawn by its labelled pixels.
         """
         random = np.random.default_rng((config.seed, epoch))
         count = config.steps_per_epoch * config.batch
@@ -60,13 +60,23 @@ class DrawTable:
         if not self._landslide[-1]:
             biased[:] = False
         cells = np.where(biased, _pick(self._landslide, random, count), _pick(self._known, random, count))
-        return [self._draw_patch(int(cell), config, random) for cell in cells]
+        # A landslide in the middle of every patch would teach the network that the middle slides: it knows
+        # its place from the border that it sees.
+        shifts_px = np.where(biased, config.core_px, 0.0)
+        return [
+            self._draw_patch(int(cell), float(shift_px), config, random)
+            for cell, shift_px in zip(cells, shifts_px, strict=True)
+        ]
 
-    def _draw_patch(self, cell: int, config: TrainConfig, random: np.random.Generator) -> Draw:
+    def _draw_patch(
+        self, cell: int, shift_px: float, config: TrainConfig, random: np.random.Generator
+    ) -> Draw:
         source = int(np.searchsorted(self._first, cell, side="right")) - 1
         place = divmod(cell - int(self._first[source]), self._columns[source])
         y, x = (
-            _centre((index + random.random()) * CELL_PX, size, config.core_px)
+            _centre(
+                (index + random.random()) * CELL_PX + (random.random() - 0.5) * shift_px, size, config.core_px
+            )
             for index, size in zip(place, self._shapes[source], strict=True)
         )
         change = config.augmentation
