@@ -70,7 +70,9 @@ def make_example(
     intensity, percentiles = _change_light(square.intensity, square.percentiles, config.augmentation, random)
     classes = square.classes
     if config.augmentation.noise:
-        intensity += random.normal(0, config.augmentation.noise, intensity.shape).astype(np.float32)
+        # From none upwards, and mostly little: a network that never saw clean pixels takes them for scars.
+        strength = config.augmentation.noise * random.random() ** 2
+        intensity += (strength * random.standard_normal(intensity.shape)).astype(np.float32)
     if random.random() < config.augmentation.missing:
         strip = _strip(len(classes), random)
         intensity[strip] = np.nan

@@ -31,7 +31,7 @@ class Augmentation(Value):
     """Standard deviation of a scene's centre in units of its spread, and of the logarithm of its spread: a
     scene with more or fewer scars, clouds or fields has other percentiles."""
     noise: float = Field(0.01, ge=0)
-    """Standard deviation of noise in each pixel, intensity."""
+    """Greatest standard deviation of noise in each pixel, intensity; most windows have little."""
     missing: float = Field(0.1, ge=0, le=1)
     """Share of windows that lose a strip along one side, like those at the border of a scene."""
 
