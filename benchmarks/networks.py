@@ -19,7 +19,7 @@ from coseis.model import Model, load_model
 from coseis.simulate import simulate_arrays
 from coseis.training.measure import choose_threshold, predict_patch
 from coseis.training.patches import Patch, scene_percentiles
-from coseis.training.settings import NO_AUGMENTATION, TrainConfig
+from coseis.training.settings import NO_AUGMENTATION, Augmentation, TrainConfig
 from coseis.training.trainer import Running, train_model
 from ladder_splits import SYNTHETIC, TrainingPart, read_groups
 from rungs import Fitted
@@ -66,7 +66,13 @@ PLAIN = TrainConfig(
     augmentation=QUARTER_TURNS,
 )
 GENERAL = TrainConfig(epochs=15, patches_per_epoch=360, class_weight=(0.5, 0.25))
-FINE_TUNE = TrainConfig(epochs=7, patches_per_epoch=360, learning_rate=7e-4, class_weight=(0.0, 0.0))
+SAME_SCENE = Augmentation(
+    gain=0.05, band_gain=0.03, gamma=0.05, offset=0.01, statistics=0.05, noise=0.005, missing=0.05
+)
+"""Of patches from the scene that is mapped: its light is known, so only shapes are changed much."""
+FINE_TUNE = TrainConfig(
+    epochs=8, patches_per_epoch=360, class_weight=(0.0, 0.0), landslide_weight=1.0, augmentation=SAME_SCENE
+)
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,13 @@ class NetworkRung:
         return load_model(folder)
 
 
-PLAIN_UNET = NetworkRung("unet", PLAIN)
-PAPER_SETTINGS = NetworkRung("paper", PAPER, padding="valid")
+PLAIN_UNET = NetworkRung("unet", PLAIN, normalization=Normalization(kind="scene"))
+PAPER_SETTINGS = NetworkRung(
+    "paper",
+    PAPER,
+    padding="valid",
+    normalization=Normalization(kind="fixed", mean=(0.2, 0.22, 0.15), std=(0.15, 0.12, 0.1)),
+)
 OURS = NetworkRung("ours", GENERAL, FINE_TUNE, takes_also=True, repeats=5, flips=8)
 NETWORK_RUNGS = (PLAIN_UNET, PAPER_SETTINGS, OURS)
 
