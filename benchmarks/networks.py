@@ -77,7 +77,11 @@ FINE_TUNE = TrainConfig(
 
 @dataclass(frozen=True)
 class NetworkRung:
-    """A U-Net. Its threshold has the best F1 on its training groups, predicted without augmentation."""
+    """A U-Net. Its threshold has the best F1 on its training groups, predicted without augmentation.
+
+    After a fine-tune it is 0.5: patches of the scene to be mapped have its share of landslides, the loss
+    weighs none of them, and of the few that it has just learnt a network is too sure to choose by them.
+    """
 
     name: str
     config: TrainConfig
@@ -101,6 +105,7 @@ class NetworkRung:
             "flips": self.flips,
             "card": self.card(()).model_dump(mode="json"),
             "shares": SHARES,
+            "threshold": "0.5 after a fine-tune",
         }
 
     def fit(self, part: TrainingPart, seed: int) -> Fitted:
@@ -110,10 +115,13 @@ class NetworkRung:
         if self.fine_tune and others and len({patch.percentiles.tobytes() for patch in home}) == 1:
             first = self._trained(others, self.card(others), self.config, seed)
             model = self._trained(home, first, self.fine_tune, seed)
+            threshold = 0.5
         else:
             model = self._trained([*home, *others], self.card([*home, *others]), self.config, seed)
+            threshold = choose_threshold(
+                model.network(), home, card=model.card, flips=self.flips, prevalence=part.prevalence
+            )
         network, card = model.network(), model.card
-        threshold = choose_threshold(network, home, card=card, flips=self.flips, prevalence=part.prevalence)
         return Fitted(
             lambda patch: predict_patch(
                 network, dataclasses.replace(patch, mask=patch.mask * 0), card=card, flips=self.flips

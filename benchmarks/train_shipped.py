@@ -43,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     groups = [f"hrgldd-{block}" for block in splits.hrgldd.blocks] + ["landslide4sense"]
     patches = read_groups(options.data, splits, groups if options.without_iburi else [*tiles, *groups])
     patches += simulated_patches()
-    names = ["transfer"] if options.without_iburi else [split.name for split in splits.splits]
-    results = [_ladder_result(options.results, name) for name in names]
+    # Networks that were fine-tuned on the scene that they map are no measure of one that was not.
+    names = [split.name for split in splits.splits if not split.name.startswith("iburi")]
+    results = _ladder_results(options.results, ["transfer"] if options.without_iburi else names)
     threshold = best_threshold(results)
     card = OURS.card(patches).model_copy(
         update={
@@ -78,11 +79,15 @@ def best_threshold(results: Sequence[Result], prevalence: float = SCENE_PREVALEN
     return float(tried[np.argmax(np.mean(f1, axis=0))])
 
 
-def _ladder_result(folder: Path, split: str) -> Result:
-    result = read_result(result_path(folder, OURS.name, split, 0))
-    if result is None:
-        raise UsageError(f"the ladder has no result of {OURS.name} on {split}; run it first")
-    return result
+def _ladder_results(folder: Path, splits: Sequence[str]) -> list[Result]:
+    """Those of `ours` with seed 0 that there are; the card names them."""
+    found = [read_result(result_path(folder, OURS.name, split, 0)) for split in splits]
+    results = [result for result in found if result is not None]
+    if not results:
+        raise UsageError(
+            f"{folder} has no result of {OURS.name} on {', '.join(splits)}; run the ladder first"
+        )
+    return results
 
 
 def _pixels(result: Result) -> CodeCounts:
