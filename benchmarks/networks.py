@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -127,7 +128,7 @@ class NetworkRung:
                 network, dataclasses.replace(patch, mask=patch.mask * 0), card=card, flips=self.flips
             ),
             threshold,
-            {"weights_sha256": model.digest},
+            {"weights_sha256": model.digest, "training_s": round(_training_seconds(model), 1)},
         )
 
     def card(self, patches: Sequence[Patch]) -> ModelCard:
@@ -213,6 +214,12 @@ def balance(patches: Sequence[Patch], shares: Mapping[str, float] = SHARES) -> l
 def set_of(patch: Patch) -> str:
     """The set that a patch belongs to: what stands before the first hyphen of its group."""
     return patch.group.partition("-")[0]
+
+
+def _training_seconds(model: Model) -> float:
+    """Of the last stage of a network's training, whenever that was."""
+    with (model.path / "history.csv").open(newline="", encoding="utf-8") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def _digest(patches: Sequence[Patch]) -> str:

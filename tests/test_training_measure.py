@@ -117,3 +117,9 @@ def test_a_group_of_one_kind_is_refused(value: int) -> None:
     source = a_labelled_patch(np.full((64, 64), value, np.uint8))
     with pytest.raises(UsageError, match="needs landslides and background; event holds only one of them"):
         choose_threshold(a_stub(np.zeros((64, 64), np.float32)), [source], card=a_card())
+
+
+@pytest.mark.parametrize("flips", [0, 9])
+def test_there_are_eight_orientations(flips: int) -> None:
+    with pytest.raises(UsageError, match=f"mean of {flips} orientations was asked for; expected 1 to 8"):
+        predict_patch(build_unet(a_card()), a_patch(), card=a_card(), flips=flips)

@@ -38,7 +38,12 @@ def predict_source(
 
     Yields:
         y, x of a core; probability float32 (y, x) of any class; its labels uint8 (y, x).
+
+    Raises:
+        UsageError: There are no so many orientations.
     """
+    if not 1 <= flips <= ORIENTATIONS:
+        raise UsageError(f"the mean of {flips} orientations was asked for; expected 1 to {ORIENTATIONS}")
     halo = HALO_PX[card.padding]
     height, width = source.shape
     for y in range(0, height, WINDOW_CORE_PX):
