@@ -79,17 +79,19 @@ def draw_disagreements(scene: Path, model: Model, out: Path) -> None:
     with rasterio.open(scene) as file:
         image = np.where(file.dataset_mask() > 0, file.read(), np.uint8(0)).transpose(1, 2, 0)
     patch = Patch(image, np.zeros(image.shape[:2], np.uint8), "scene", scene_percentiles(as_intensity(image)))
-    mapped = predict_patch(model.network(), patch, card=model.card) >= model.card.threshold
+    seen = ~np.isnan(patch.intensity).any(axis=-1)
+    mapped = seen & (predict_patch(model.network(), patch, card=model.card) >= model.card.threshold)
     ruled = _rule(patch.intensity)
     figure = Figure(figsize=(2 * SHOWN, 9), layout="constrained")
     axes = figure.subplots(4, SHOWN)
+    for panel in axes.flat:
+        panel.set_axis_off()
     for row, (title, only) in enumerate((("rule only", ruled & ~mapped), ("model only", mapped & ~ruled))):
         for column, (y, x) in enumerate(_largest(only)):
             crop = np.s_[y : y + CROP_PX, x : x + CROP_PX]
             plain, marked = axes[2 * row][column], axes[2 * row + 1][column]
             for panel in (plain, marked):
                 panel.imshow(np.clip(image[crop].astype(np.float32) / 170, 0, 1))
-                panel.set_axis_off()
             marked.contour(ruled[crop], [0.5], colors="yellow", linewidths=0.7)
             marked.contour(mapped[crop], [0.5], colors="cyan", linewidths=0.7)
             plain.set_title(f"{title}, {y}, {x}", fontsize=8)
@@ -97,7 +99,7 @@ def draw_disagreements(scene: Path, model: Model, out: Path) -> None:
     figure.savefig(out, dpi=90)
     agreed = float((ruled & mapped).sum())
     print(
-        f"rule {ruled.mean():.4f}, model {mapped.mean():.4f} of the scene; "
+        f"rule {ruled[seen].mean():.4f}, model {mapped[seen].mean():.4f} of the scene; "
         f"both {agreed / ruled.sum():.3f} of the rule's, {agreed / mapped.sum():.3f} of the model's"
     )
 
