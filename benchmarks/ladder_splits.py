@@ -34,7 +34,7 @@ class Split(Value):
     test: tuple[str, ...] = Field(min_length=1)
     train: tuple[str, ...] = Field(min_length=1)
     also: tuple[str, ...] = ()
-    prevalence: float = Field(gt=0, lt=1)
+    prevalence: float | None = Field(None, gt=0, lt=1)
     repeats: int = Field(1, ge=1)
 
     @model_validator(mode="after")
@@ -93,8 +93,8 @@ class TrainingPart:
     folder: Path
     """The data folder."""
     splits: Splits
-    prevalence: float
-    """Share of landslides that is expected on the test ground."""
+    prevalence: float | None
+    """Share of landslides that is expected on the test ground; None: that of the training groups."""
 
     @property
     def groups(self) -> list[str]:

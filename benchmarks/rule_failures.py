@@ -60,7 +60,7 @@ def shares_by_cover(demo: Path) -> dict[str, dict[str, float]]:
     """Of each kind of ground in the synthetic event: its share, and what rule and run call landslide."""
     plan = read_plan((demo / "run" / "items.json").read_bytes(), str(demo / "run"))
     with rasterio.open(demo / "run" / "probability.tif") as file:
-        probability = file.read(file.count, masked=True)
+        probability = file.read(file.descriptions.index("landslide post") + 1, masked=True)
     threshold = json.loads((demo / "run" / "run.json").read_text())["threshold"]["value"]
     cover = _on_grid(demo / "event" / "truth" / "classes.tif", plan)
     called = {"rule": _rule(_intensity(plan)), "model": probability.filled(0) >= threshold * 200}

@@ -112,7 +112,8 @@ class BoostedTrees:
     """Gradient-boosted trees on a pixel's colour and on means and deviations around it, at several scales.
 
     Number of trees and threshold are those with the highest F1, the mean over the training groups, when
-    each group is predicted by trees that grew without it.
+    each group is predicted by trees that grew without it: the number at the groups' own shares of
+    landslides, the threshold at the share that is expected.
     """
 
     name: str = "trees"
@@ -139,7 +140,7 @@ class BoostedTrees:
         settings = dataclasses.asdict(self)
         for name in ("name", "takes_also", "repeats"):
             del settings[name]
-        return {"version": 2, **settings}
+        return {"version": 3, **settings}
 
     def fit(self, part: TrainingPart, seed: int) -> Fitted:
         """Grows trees once without each group, to choose, and once on all.
@@ -151,14 +152,16 @@ class BoostedTrees:
         if len(groups) < 2:
             raise UsageError(f"trees are chosen on left-out groups; {', '.join(groups)} is only one")
         features, truth, group = self._draw(groups, np.random.default_rng(seed))
-        curves = []
+        curves, restated = [], []
         for number in range(len(groups)):
             trees = self._grow(features[group != number], truth[group != number], self.iterations, seed)
             left_out = features[group == number], truth[group == number]
-            curves.append(self._f1_of_stages(trees, *left_out, part.prevalence))
+            curves.append(self._f1_of_stages(trees, *left_out, None))
+            restated.append(self._f1_of_stages(trees, *left_out, part.prevalence))
         mean = np.mean(curves, axis=0)
-        stage, place = np.unravel_index(np.argmax(mean), mean.shape)
-        iterations = (int(stage) + 1) * self.step
+        stage = int(np.argmax(mean.max(axis=1)))
+        place = np.argmax(np.mean(restated, axis=0)[stage])
+        iterations = (stage + 1) * self.step
         trees = self._grow(features, truth, iterations, seed)
         notes = {"iterations": iterations, "left_out_f1": round(float(mean.max()), 4)}
         return Fitted(lambda patch: self._predict(trees, patch), float(THRESHOLDS[place]), notes)
@@ -199,7 +202,7 @@ class BoostedTrees:
         trees: HistGradientBoostingClassifier,
         features: FloatArray,
         truth: BoolArray,
-        prevalence: float,
+        prevalence: float | None,
     ) -> list[npt.NDArray[np.float64]]:
         """F1 at each of THRESHOLDS, after each `step` trees."""
         return [
@@ -243,7 +246,7 @@ def f1_by_threshold(
     truth: BoolArray,
     thresholds: npt.NDArray[np.float64],
     *,
-    prevalence: float,
+    prevalence: float | None = None,
 ) -> npt.NDArray[np.float64]:
     """F1 of values at or above each of some rising thresholds, float64 (threshold,).
 
@@ -251,12 +254,13 @@ def f1_by_threshold(
         values: float (pixel,).
         truth: bool (pixel,).
         thresholds: float64 (threshold,).
-        prevalence: Share of landslides that the pixels are restated at.
+        prevalence: Share of landslides that the pixels are restated at; default: their own.
     """
     edges = np.concatenate([[-np.inf], thresholds, [np.inf]])
     hits, alarms = (
         np.histogram(values[chosen], edges)[0][::-1].cumsum()[::-1][1:] for chosen in (truth, ~truth)
     )
+    prevalence = prevalence or np.count_nonzero(truth) / len(truth)
     recall = prevalence * hits / max(np.count_nonzero(truth), 1)
     false = (1 - prevalence) * alarms / max(np.count_nonzero(~truth), 1)
     return np.asarray(2 * recall / (recall + false + prevalence), dtype=np.float64)

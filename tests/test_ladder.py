@@ -205,7 +205,7 @@ def test_f1_by_threshold_is_plain_counting(seed, size):
     values, truth = random.integers(0, 11, size) / 10, random.random(size) < 0.4
     thresholds = np.arange(1, 11) / 10
     truth[:2] = True, False
-    f1 = f1_by_threshold(values, truth, thresholds, prevalence=truth.mean())
+    f1 = f1_by_threshold(values, truth, thresholds)
     for threshold, found in zip(thresholds, f1, strict=True):
         predicted = values >= threshold
         expected = 2 * (predicted & truth).sum() / max(predicted.sum() + truth.sum(), 1)
