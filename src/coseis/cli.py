@@ -359,8 +359,8 @@ def _show_scores(report: "EvaluationReport") -> None:
     table = Table("score", "value", title=f"probability >= {report.threshold:g}")
     for name, value in (
         *((name, metrics[name]) for name in ("precision", "recall", "f1", "iou", "accuracy", "prevalence")),
-        ("f1 but 1 px at borders", metrics["f1_beyond_1px"]),
-        ("f1 but 2 px at borders", metrics["f1_beyond_2px"]),
+        ("f1 beyond 1 px of borders", metrics["f1_beyond_1px"]),
+        ("f1 beyond 2 px of borders", metrics["f1_beyond_2px"]),
         ("boundary IoU", metrics["boundary_iou"]),
         ("area ratio", metrics["area_ratio"]),
         ("average precision", metrics["average_precision"]),
