@@ -75,7 +75,12 @@ def cluster_of(workers: int, *, processes: bool = True) -> Iterator[Client]:
 
 
 def kill_workers(client: Client, count: int) -> None:
-    for pid in list(client.run(os.getpid).values())[:count]:
+    pids: list[int] = []
+    while len(pids) < count:
+        # One that was killed before may still be listed, and answers with an error.
+        answers = client.run(os.getpid, on_error="return").values()
+        pids = [answer for answer in answers if isinstance(answer, int)]
+    for pid in pids[:count]:
         os.kill(pid, signal.SIGKILL)
 
 
