@@ -50,8 +50,9 @@ def make_features(
     for index in _present(scene):
         if index not in scenes:
             raise UsageError(f"scene {index} is not among the {len(scenes)} scenes given")
-        stretch = _stretch_of(scenes[index], card)
-        percentiles = _intensity_percentiles(scenes[index], card, stretch)
+        stretch = stretch_of(scenes[index], card)
+        by_scene = card.normalization.kind != "fixed"
+        percentiles = intensity_percentiles(scenes[index], card) if by_scene else None
         covered = scene == index
         for rows in _row_runs(covered):
             # NaN is carried by a sum, so one pass finds a pixel that misses any band.
@@ -154,7 +155,12 @@ def _normalized(
             yield np.log(ratio) * np.float32(RATIO_GAIN)
 
 
-def _stretch_of(scene: Scene, card: ModelCard) -> Stretch:
+def stretch_of(scene: Scene, card: ModelCard) -> Stretch:
+    """The card's stretch for a scene's kind.
+
+    Raises:
+        UsageError: The card does not accept that kind.
+    """
     if scene.kind not in card.inputs:
         raise UsageError(
             f"scene {scene.item_id} is {scene.kind}, but model {card.name} accepts "
@@ -163,10 +169,14 @@ def _stretch_of(scene: Scene, card: ModelCard) -> Stretch:
     return card.inputs[scene.kind]
 
 
-def _intensity_percentiles(scene: Scene, card: ModelCard, stretch: Stretch) -> FloatArray | None:
-    """float32 (3, band). A stretch keeps order: the stretched percentile is the stretched values' own."""
-    if card.normalization.kind == "fixed":
-        return None
+def intensity_percentiles(scene: Scene, card: ModelCard) -> FloatArray:
+    """A scene's 2, 50 and 98 % intensities, float32 (3, band).
+
+    A stretch keeps order: the stretched percentile is the stretched values' own.
+
+    Raises:
+        UsageError: The scene lacks a statistic, or is of a kind that the card does not accept.
+    """
     statistics = scene.statistics or {}
     missing = [band for band in card.bands if band not in statistics]
     if missing:
@@ -175,7 +185,7 @@ def _intensity_percentiles(scene: Scene, card: ModelCard, stretch: Stretch) -> F
             f"{', '.join(missing)}; they are measured when a run is planned"
         )
     percentiles = [[getattr(statistics[band], name) for band in card.bands] for name in ("p02", "p50", "p98")]
-    return stretch_intensity(percentiles, stretch)
+    return stretch_intensity(percentiles, stretch_of(scene, card))
 
 
 def _present(scene: npt.NDArray[np.uint16]) -> list[int]:

@@ -131,7 +131,7 @@ def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
         collections=search.collection,
         bands=card.bands,
         filters=filters,
-        policy=_policy(search),
+        policy=policy_of(search),
         allow_missing_pre=search.allow_missing_pre,
     )
 
@@ -157,7 +157,7 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
     model = load_model(config.model.model)
     if kept is None:
         found = find_scenes(config.search, model.card)
-        scenes = inspect_scenes(found, model.card, _policy(config.search))
+        scenes = inspect_scenes(found, model.card, policy_of(config.search))
         return _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
     plan = read_plan(kept, config.output.out)
     _check_event(plan.found.event, _event(config.search), config.output.out)
@@ -260,7 +260,8 @@ def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tupl
         return tuple(pool.map(inspect, found.scenes))
 
 
-def _policy(search: SearchConfig) -> AddressPolicy:
+def policy_of(search: SearchConfig) -> AddressPolicy:
+    """What a search may reach."""
     return AddressPolicy(
         catalog=catalog_address(search.catalog), allow_hosts=search.allow_host, allow_roots=search.allow_root
     )

@@ -81,7 +81,7 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
     probability = np.full(shape, CODE_FILL, np.uint8)
     status = cube.status[:, *inner][:, *delivered].copy()
     scene = cube.scene[:, *inner][:, *delivered].copy()
-    for number, sees in _networks_inputs(identity.phases, card.phases):
+    for number, sees in _network_inputs(identity.phases, card.phases):
         observed = (cube.status[sees] == Status.OBSERVED).all(axis=0)[inner]
         incomplete = _near_missing((cube.scene[sees] == SCENE_FILL).any(axis=0), halo)[inner][delivered]
         seen = observed[delivered]
@@ -98,27 +98,26 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
                 features, network, card, core_px=identity.core_px, batch=identity.batch, wanted=wanted
             )
             np.copyto(probability[number], to_codes(values[:, *delivered]), where=seen)
-        for other in sees:
+        for other in cube.status[sees][:, *inner][:, *delivered]:
             # Not observed is also what a network of several phases lacks in another phase, for its reason.
-            lacking = (status[number] == Status.OBSERVED) & (
-                cube.status[other][inner][delivered] != Status.OBSERVED
-            )
-            status[number][lacking] = cube.status[other][inner][delivered][lacking]
+            lacking = (status[number] == Status.OBSERVED) & (other != Status.OBSERVED)
+            status[number][lacking] = other[lacking]
         status[number][seen & incomplete] |= CONTEXT_INCOMPLETE
         scene[number][~seen] = SCENE_FILL
     return ChunkCodes(probability, status, scene)
 
 
-def _networks_inputs(
+def _network_inputs(
     phases: tuple[Phase, ...], card_phases: tuple[Phase, ...]
-) -> Iterator[tuple[int, list[int]]]:
-    """Number of each phase of the run, and the numbers of those that the network sees to predict it.
+) -> Iterator[tuple[int, slice | list[int]]]:
+    """Number of each phase of the run, and the index of those that the network sees to predict it.
 
-    A network of one phase predicts each phase by itself; one of several only the last of them.
+    A network of one phase predicts each phase by itself; one of several only the last of them. A slice, where
+    one phase is seen, copies no pixel.
     """
     for number, phase in enumerate(phases):
         if len(card_phases) == 1:
-            yield number, [number]
+            yield number, slice(number, number + 1)
         elif phase == card_phases[-1]:
             yield number, [phases.index(seen) for seen in card_phases]
 

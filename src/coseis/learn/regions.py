@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from coseis.addresses import AddressPolicy
 from coseis.card import ModelCard
-from coseis.catalogs import catalog_address
 from coseis.errors import UsageError
 from coseis.event import Found, read_event
 from coseis.grid import native_resolution_m, output_geobox
 from coseis.labels import LabelConfig, Labels, open_labels
 from coseis.learn.config import PatchesConfig, RegionConfig
 from coseis.learn.limits import LimitedLabels
-from coseis.plan import find_scenes, inspect_scenes
+from coseis.plan import find_scenes, inspect_scenes, policy_of
 from coseis.training.cubes import CubeSource, open_cube_source
 from coseis.training.patches import (
     Patch,
@@ -41,10 +39,7 @@ def find_region(region: RegionConfig, card: ModelCard) -> Found:
     found = find_scenes(region.model_copy(update={"allow_missing_pre": without_pre}), card)
     # Headers are remote reads: none for a phase that nobody looks at.
     seen = tuple(scene for scene in found.scenes if scene.phase in card.phases)
-    policy = AddressPolicy(
-        catalog=catalog_address(region.catalog), allow_hosts=region.allow_host, allow_roots=region.allow_root
-    )
-    measured = inspect_scenes(found.model_copy(update={"scenes": seen}), card, policy)
+    measured = inspect_scenes(found.model_copy(update={"scenes": seen}), card, policy_of(region))
     return found.model_copy(update={"scenes": measured})
 
 

@@ -19,7 +19,7 @@ from coseis.card import ModelCard
 from coseis.cube import Recipe, read_window
 from coseis.errors import UsageError
 from coseis.event import Found
-from coseis.features import centre_and_spread, stretch_intensity
+from coseis.features import centre_and_spread, intensity_percentiles, stretch_intensity, stretch_of
 from coseis.grid import footprint, scenes_touching
 from coseis.labels import Labels
 from coseis.training.sources import CELL_PX, Cells, FloatArray, Square, count_cells
@@ -128,13 +128,13 @@ class CubeSource:
         scenes = {scene.index: scene for scene in self.recipe.scenes if scene.phase == phase}
         present, counts = np.unique(index[index != SCENE_FILL], return_counts=True)
         main = scenes[int(present[counts.argmax()])] if present.size else next(iter(scenes.values()))
-        percentiles = _intensity_percentiles(main, self.card)
+        percentiles = intensity_percentiles(main, self.card)
         intensity = np.full((*index.shape, len(bands)), np.nan, dtype=np.float32)
         for number in present:
             scene, covered = scenes[int(number)], index == number
             values = stretch_intensity(bands[:, covered].T, self.card.inputs[scene.kind])
             if scene is not main and self.card.normalization.kind != "fixed":
-                values = _relit(values, _intensity_percentiles(scene, self.card), percentiles, self.card)
+                values = _relit(values, intensity_percentiles(scene, self.card), percentiles, self.card)
             intensity[covered] = values
         return intensity, percentiles
 
@@ -175,11 +175,7 @@ def open_cube_source(
 
 
 def _check_scene(scene: Scene, card: ModelCard) -> None:
-    if scene.kind not in card.inputs:
-        raise UsageError(
-            f"scene {scene.item_id} is {scene.kind}, but model {card.name} accepts "
-            f"{' and '.join(card.inputs)}; choose other assets or another model"
-        )
+    stretch_of(scene, card)
     missing = [band for band in card.bands if band not in scene.bands]
     if missing:
         raise UsageError(
@@ -203,13 +199,6 @@ def _covered_area(recipe: Recipe) -> BaseGeometry:
         # Catalogs hold footprints that cross themselves, which GEOS refuses to join.
         area = area.intersection(shapely.union_all(shapely.make_valid(footprints)))
     return area
-
-
-def _intensity_percentiles(scene: Scene, card: ModelCard) -> FloatArray:
-    """float32 (3, band). A stretch keeps order: the stretched percentile is the stretched values' own."""
-    statistics = [(scene.statistics or {})[band] for band in card.bands]
-    percentiles = [[getattr(band, name) for band in statistics] for name in ("p02", "p50", "p98")]
-    return stretch_intensity(percentiles, card.inputs[scene.kind])
 
 
 def _relit(values: FloatArray, given: FloatArray, wanted: FloatArray, card: ModelCard) -> FloatArray:
