@@ -15,7 +15,14 @@ from distributed import Client, KilledWorker, LocalCluster
 from coseis.errors import InputRefusedError, UnreachableError
 from coseis.training.augment import Batch, make_batch
 from coseis.training.draws import Draw, DrawTable
-from coseis.training.feed import AHEAD_AT_LEAST, AHEAD_PER_THREAD, MOST_ATTEMPTS, Feed, Recipe
+from coseis.training.feed import (
+    AHEAD_AT_LEAST,
+    AHEAD_PER_THREAD,
+    BATCHES_PER_TASK,
+    MOST_ATTEMPTS,
+    Feed,
+    Recipe,
+)
 from coseis.training.patches import Patch
 from coseis.training.settings import TrainConfig
 from coseis.training.sources import Square
@@ -137,10 +144,11 @@ def test_nothing_drawn_nothing_made() -> None:
 
 @pytest.mark.parametrize("count", [3, 40, 400])
 def test_a_bounded_number_is_in_flight_however_many_there_are(count: int) -> None:
-    recipe = a_recipe(TrainConfig(core_px=16, halo_px=0, batch=1, patches_per_epoch=count))
+    config = TrainConfig(core_px=16, halo_px=0, batch=1, patches_per_epoch=count * BATCHES_PER_TASK)
+    recipe = a_recipe(config)
     client = FakeClient(workers=1)
     batches = Feed(recipe, client).batches(plan(recipe), blur_px=0)  # type: ignore[arg-type]
-    for _ in islice(batches, count // 2):
+    for _ in islice(batches, config.patches_per_epoch // 2):
         assert client.in_flight < AHEAD_AT_LEAST
     batches.close()
     assert client.in_flight == 0
@@ -150,6 +158,25 @@ def test_a_bounded_number_is_in_flight_however_many_there_are(count: int) -> Non
         pass
     assert client.most == min(count, AHEAD_PER_THREAD * 5)
     assert client.scattered == 2
+
+
+@pytest.mark.parametrize("client", [None, FakeClient()], ids=["here", "cluster"])
+def test_epochs_follow_each_other_without_a_pause(client: Any) -> None:
+    recipe = a_recipe()
+    first, second = plan(recipe)[:5], plan(recipe)[5:]
+    asked = []
+
+    def epochs() -> Iterator[tuple[list[Draw], float]]:
+        for draws in (first, second):
+            asked.append(len(draws))
+            yield draws, 1.5
+
+    batches = Feed(recipe, client).stream(epochs())
+    made = [next(batches)]
+    # A cluster is busy with the second epoch while the first is trained on.
+    assert asked == ([5] if client is None else [5, 19])
+    made += batches
+    assert_equal(made, expected_batches(recipe, first) + expected_batches(recipe, second))
 
 
 def test_a_batch_that_kills_its_workers_is_given_up() -> None:

@@ -124,13 +124,15 @@ def normalize_intensity(intensity: FloatArray, percentiles: FloatArray, card: Mo
         float32 (y, x, channel), `card.fill` where any channel is missing.
     """
     features = np.empty(intensity.shape, dtype=np.float32)
+    total = np.zeros(intensity.shape[:2], dtype=np.float32)
     count = len(card.bands)
     for start in range(0, intensity.shape[-1], count):
         of_phase = slice(start, start + count)
         planes = [intensity[..., channel] for channel in range(start, start + count)]
         for number, plane in enumerate(_normalized(planes, percentiles[:, of_phase], card), start):
             features[..., number] = plane
-    features[np.isnan(features.sum(axis=-1))] = card.fill
+            total += plane  # carries NaN; a sum over so short an axis takes longer than all the rest
+    features[np.isnan(total)] = card.fill
     return features
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import affine_transform, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 from skimage.measure import label as label_objects
-from skimage.transform import warp
 
 from coseis.card import ModelCard
 from coseis.features import normalize_intensity
@@ -18,6 +18,8 @@ from coseis.training.settings import Augmentation, TrainConfig
 from coseis.training.sources import FloatArray, Source, Square, UintArray
 from coseis.types import LABEL_IGNORE
 from coseis.windows import HALO_PX, VALID_SHRINK_PX
+
+PlaceArray = npt.NDArray[np.float64]
 
 BORDER_SIGMA_PX = 5.0
 """Width of U-Net's border weights."""
@@ -71,8 +73,10 @@ def make_example(
     classes = square.classes
     if config.augmentation.noise:
         # From none upwards, and mostly little: a network that never saw clean pixels takes them for scars.
-        strength = config.augmentation.noise * random.random() ** 2
-        intensity += (strength * random.standard_normal(intensity.shape)).astype(np.float32)
+        strength = np.float32(config.augmentation.noise * random.random() ** 2)
+        for plane in np.moveaxis(intensity, -1, 0):
+            first = random.integers(plane.size)
+            plane += strength * _noise_pool(plane.size)[first : first + plane.size].reshape(plane.shape)
     if random.random() < config.augmentation.missing:
         strip = _strip(len(classes), random)
         intensity[strip] = np.nan
@@ -112,24 +116,39 @@ def cut_square(source: Source, draw: Draw, *, size_px: int) -> Square:
     top, left = int(np.floor(centre_y - reach)) - 1, int(np.floor(centre_x - reach)) - 1
     square = source.square(top, left, int(np.ceil(2 * reach)) + 4)
     flip = -1 if draw.mirrored else 1
-    # Column and row of the output to column and row of the square, whose pixel centres are whole numbers.
-    turn = np.array([[flip * cos, -sin], [flip * sin, cos]])
-    middle = np.array([centre_x - left, centre_y - top]) - 0.5
-    matrix = np.eye(3)
-    matrix[:2, :2], matrix[:2, 2] = turn, middle - turn @ np.full(2, (size_px - 1) / 2)
-
-    shape = (size_px, size_px)
-    intensity = np.stack(
-        [
-            warp(band, matrix, output_shape=shape, order=1, mode="edge", clip=False, preserve_range=True)
-            for band in np.moveaxis(square.intensity, -1, 0)
-        ],
-        axis=-1,
+    # From row and column of the output, both from its middle, to row and column of the square.
+    right = np.arange(size_px) - (size_px - 1) / 2
+    down = right[:, None]
+    rows = (cos * down + sin * flip * right) + (centre_y - top - 0.5)
+    columns = (cos * flip * right - sin * down) + (centre_x - left - 0.5)
+    return Square(
+        _bilinear(square.intensity, rows, columns),
+        square.classes[np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)],
+        square.percentiles,
     )
-    # scikit-image is quicker with bilinear, SciPy with nearest; it counts rows first.
-    rows_first = matrix[:2, :2][::-1, ::-1], matrix[:2, 2][::-1]
-    classes = affine_transform(square.classes, *rows_first, output_shape=shape, order=0, mode="nearest")
-    return Square(np.asarray(intensity, dtype=np.float32), classes, square.percentiles)
+
+
+def _bilinear(image: FloatArray, rows: PlaceArray, columns: PlaceArray) -> FloatArray:
+    """float32 (y, x, channel) between the pixels of an image (row, column, channel) that surround all places.
+
+    A band's plane is contiguous in the result: what follows works band by band. One table of places serves
+    all bands, which makes it three times as quick as scikit-image's warp of each.
+    """
+    _, width, channels = image.shape
+    upper, left = np.floor(rows), np.floor(columns)
+    down, right = (rows - upper).astype(np.float32), (columns - left).astype(np.float32)
+    corner = (upper.astype(np.intp) * width + left.astype(np.intp)) * channels
+    # A place on a pixel has no neighbour: a missing one beside it does not matter.
+    below, beside = (down > 0) * (width * channels), (right > 0) * channels
+    flat = np.ascontiguousarray(image).reshape(-1)
+    planes = np.empty((channels, *rows.shape), np.float32)
+    for channel, plane in enumerate(planes):
+        first, second = (flat[places + channel] for places in (corner, corner + beside))
+        third, fourth = (flat[places + channel] for places in (corner + below, corner + below + beside))
+        first += (second - first) * right
+        third += (fourth - third) * right
+        np.add(first, (third - first) * down, out=plane)
+    return planes.transpose(1, 2, 0)
 
 
 def make_targets(
@@ -196,6 +215,12 @@ def _nearest_class(classes: UintArray) -> UintArray:
     return nearest
 
 
+@lru_cache(maxsize=4)
+def _noise_pool(size: int) -> FloatArray:
+    """float32 (2 * size,), normal: every window takes a part, as to draw anew costs a fifth of its time."""
+    return np.random.default_rng(0).standard_normal(2 * size, np.float32)
+
+
 def _strip(side: int, random: np.random.Generator) -> tuple[slice, ...]:
     """Up to half of a square along one of its sides."""
     width, turned, far = int(random.integers(1, side // 2)), random.integers(2), random.integers(2)
@@ -209,13 +234,17 @@ def _change_light(
     """Another gain, tone curve and haze; a scene's percentiles go the same way, as if measured so."""
     bands = intensity.shape[-1]
     gain = np.exp(random.normal(0, augmentation.gain) + random.normal(0, augmentation.band_gain, bands))
+    gain = gain.astype(np.float32)
     exponent = np.float32(np.exp(random.normal(0, augmentation.gamma)))
     offset = np.float32(random.normal(0, augmentation.offset))
 
     def relit(values: FloatArray) -> FloatArray:
         # Pixels brought into another scene's frame may lie just below 0, which has no power.
-        lit = np.maximum(values, 0) ** exponent * gain + offset
-        return np.asarray(np.clip(lit, 0, 1), dtype=np.float32)
+        lit = np.maximum(values, 0)
+        np.power(lit, exponent, out=lit)
+        lit *= gain
+        lit += offset
+        return np.clip(lit, 0, 1, out=lit)
 
     return relit(intensity), relit(percentiles)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from distributed import Client, Future, KilledWorker
@@ -19,11 +20,16 @@ from coseis.training.draws import Draw
 from coseis.training.settings import TrainConfig
 from coseis.training.sources import Source
 
+BATCHES_PER_TASK = 4
+"""A task and its messages cost about 8 ms of processor time, as much as a third of a batch."""
 AHEAD_PER_THREAD = 2
-"""Batches in flight per worker thread: what bounds the memory, whatever the region's size."""
-AHEAD_AT_LEAST = 4
+"""Tasks in flight per worker thread: what bounds the memory, whatever the region's size."""
+AHEAD_AT_LEAST = 3
 MOST_ATTEMPTS = 3
 """How often a batch is asked for that was lost together with the workers that held the sources."""
+
+Task = tuple[Sequence[Draw], float]
+"""Draws of some batches, and their blur_px."""
 
 log = logging.getLogger(__name__)
 
@@ -50,30 +56,38 @@ class Feed:
         self._held: Future[Any] | None = None
 
     def batches(self, draws: Sequence[Draw], *, blur_px: float) -> Iterator[Batch]:
-        """The batches of some draws, in order.
+        """The batches of some draws, in order; raises as `stream` does."""
+        return self.stream([(draws, blur_px)])
+
+    def stream(self, epochs: Iterable[tuple[Sequence[Draw], float]]) -> Iterator[Batch]:
+        """The batches of several epochs, in order and without a pause: the next is begun before one ends.
+
+        Args:
+            epochs: Draws and `make_batch`'s blur_px of each, asked for when they are needed.
 
         Raises:
             UnreachableError: The scheduler is lost, or a batch is lost again and again.
             CoseisError: A source cannot be read; as the source says.
         """
         size = self._recipe.config.batch
-        parts = [list(draws[start : start + size]) for start in range(0, len(draws), size)]
         if self._client is None:
-            for part in parts:
-                yield _make(self._recipe, part, blur_px)
+            for draws, blur_px in epochs:
+                yield from _make(self._recipe, draws, blur_px)
             return
-        yield from self._from_cluster(self._client, parts, blur_px)
+        tasks = (
+            (part, blur_px) for draws, blur_px in epochs for part in _parts(draws, BATCHES_PER_TASK * size)
+        )
+        yield from self._from_cluster(self._client, tasks)
 
-    def _from_cluster(self, client: Client, parts: list[list[Draw]], blur_px: float) -> Iterator[Batch]:
-        waiting = deque(parts)
-        running: deque[tuple[list[Draw], Future[Any]]] = deque()
+    def _from_cluster(self, client: Client, tasks: Iterator[Task]) -> Iterator[Batch]:
+        running: deque[tuple[Task, Future[Any]]] = deque()
         try:
-            while waiting or running:
-                while waiting and len(running) < self._ahead(client):
-                    part = waiting.popleft()
-                    running.append((part, self._submit(client, part, blur_px)))
-                part, future = running.popleft()
-                yield self._result(client, part, future, blur_px)
+            while True:
+                for task in islice(tasks, max(0, self._ahead(client) - len(running))):
+                    running.append((task, self._submit(client, task)))
+                if not running:
+                    return
+                yield from self._result(client, *running.popleft())
         except (CommClosedError, TimeoutError, ConnectionError) as error:
             raise UnreachableError(
                 f"the scheduler is lost, or all workers are ({error}); train on with --resume"
@@ -82,25 +96,25 @@ class Feed:
             for _, future in running:
                 future.release()
 
-    def _submit(self, client: Client, part: list[Draw], blur_px: float) -> Future[Any]:
+    def _submit(self, client: Client, task: Task) -> Future[Any]:
         # Cancelled when the last worker that held the sources is gone: they are sent anew.
         if self._held is None or self._held.status != "finished":
             self._held = client.scatter(self._recipe, broadcast=True, hash=False)
-        return client.submit(_make, self._held, part, blur_px, pure=False)
+        return client.submit(_make, self._held, *task, pure=False)
 
-    def _result(self, client: Client, part: list[Draw], first: Future[Any], blur_px: float) -> Batch:
+    def _result(self, client: Client, task: Task, first: Future[Any]) -> list[Batch]:
         future: Future[Any] | None = first
         for _ in range(MOST_ATTEMPTS):
             try:
-                batch: Batch = (future or self._submit(client, part, blur_px)).result()
-                return batch
+                batches: list[Batch] = (future or self._submit(client, task)).result()
+                return batches
             except (KilledWorker, CancelledError, CommClosedError) as error:
                 if client.status != "running":
                     raise UnreachableError(
                         f"the scheduler is lost ({error}); train on with --resume"
                     ) from error
                 reason, future = error, None
-            log.info("a batch was lost (%s) and is made again", reason)
+            log.info("batches were lost (%s) and are made again", reason)
         raise UnreachableError(
             f"a batch of patches was lost {MOST_ATTEMPTS} times ({reason}): too little worker memory, "
             "or a fault in a library; train on with --resume"
@@ -114,5 +128,12 @@ class Feed:
         return max(AHEAD_AT_LEAST, AHEAD_PER_THREAD * threads)
 
 
-def _make(recipe: Recipe, draws: list[Draw], blur_px: float) -> Batch:
-    return make_batch(recipe.sources, draws, card=recipe.card, config=recipe.config, blur_px=blur_px)
+def _parts(draws: Sequence[Draw], size: int) -> list[list[Draw]]:
+    return [list(draws[start : start + size]) for start in range(0, len(draws), size)]
+
+
+def _make(recipe: Recipe, draws: Sequence[Draw], blur_px: float) -> list[Batch]:
+    return [
+        make_batch(recipe.sources, part, card=recipe.card, config=recipe.config, blur_px=blur_px)
+        for part in _parts(draws, recipe.config.batch)
+    ]

@@ -68,10 +68,13 @@ class Patch:
         """Part of the patch and of its mirror images."""
         height, width = self.shape
         rows, columns = np.arange(y, y + size_px), np.arange(x, x + size_px)
-        mirrored = np.ix_(_mirror(rows, height), _mirror(columns, width))
-        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
-        classes = np.where(inside, self.mask[mirrored], np.uint8(LABEL_IGNORE))
-        return Square(as_intensity(self.image[mirrored]), classes, self.percentiles)
+        places = _mirror(rows, height), _mirror(columns, width)
+        # Rows first: to copy whole rows is much quicker than to look each pixel up.
+        image = self.image.take(places[0], 0).take(places[1], 1)
+        classes = self.mask.take(places[0], 0).take(places[1], 1)
+        classes[(rows < 0) | (rows >= height)] = LABEL_IGNORE
+        classes[:, (columns < 0) | (columns >= width)] = LABEL_IGNORE
+        return Square(as_intensity(image), classes, self.percentiles)
 
 
 def read_hrgldd(

@@ -85,8 +85,10 @@ def make_train_step(
             # Gradients are summed over the replicas, so that each gives its part of the mean.
             loss = segmentation_loss(classes, membership, weight, probability, config) / replicas
         variables = network.trainable_variables
-        context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, tape.gradient(loss, variables))
+        gradients = tape.gradient(loss, variables)
+        if replicas > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         # Keras would clip the part of each replica; it sums what it is given, so each gives its part again.
         clipped = [tf.clip_by_norm(gradient, GRADIENT_NORM) / replicas for gradient in gradients]
         optimizer.apply_gradients(zip(clipped, variables, strict=True))

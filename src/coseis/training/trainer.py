@@ -162,19 +162,18 @@ class _Loop:
         self.refusal: CoseisError | None = None
 
     def run(self) -> Training:
+        batches = self._batches()
         for epoch in range(self.progress.epoch, self.config.epochs):
-            row = self._train_epoch(epoch)
+            row = self._train_epoch(epoch, batches)
             self._finish_epoch(epoch, row)
         history = list(self.progress.history)
         draw_curves(history, self.folder, kept_epoch=self.progress.kept_epoch)
         return Training(load_model(self.folder), history, self.progress.kept_epoch)
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, batches: Iterator[Any]) -> dict[str, float]:
         """Trains the batches of an epoch that are still to do; its row of the history."""
         config, began = self.config, time.perf_counter()
         rows, waited, saved = list(self.progress.batches), 0.0, began
-        draws = self.table.draw_epoch(config, epoch)[self.progress.step * config.batch :]
-        batches = self._batches(self.feed, draws, config.blur_of(epoch))
         for number in range(len(rows), config.steps_per_epoch):
             asked = time.perf_counter()
             batch = self._next_of(batches)
@@ -225,11 +224,18 @@ class _Loop:
         scores = _scores(sum(losses) / len(draws), total)
         return {f"val_{name}": value for name, value in scores.items()}
 
-    def _batches(self, feed: Feed, draws: Sequence[Draw], blur_px: float) -> Iterator[Any]:
+    def _plan(self) -> Iterator[tuple[Sequence[Draw], float]]:
+        """Draws and blur of all epochs that are still to do, the first without what was done of it."""
+        config, done = self.config, self.progress.step * self.config.batch
+        for epoch in range(self.progress.epoch, config.epochs):
+            yield self.table.draw_epoch(config, epoch)[done:], config.blur_of(epoch)
+            done = 0
+
+    def _batches(self) -> Iterator[Any]:
         """The feed as a tf.data dataset: batches are made and copied while the last one is trained on."""
         import tensorflow as tf
 
-        config, card = self.config, self.card
+        config, card, plan = self.config, self.card, self._plan()
         side = config.core_px + 2 * halo_of(card, config)
         inner = side - 2 * VALID_SHRINK_PX if card.padding == "valid" else side
         plane = (config.batch, inner, inner)
@@ -242,13 +248,17 @@ class _Loop:
 
         def arrays() -> Iterator[tuple[npt.NDArray[np.generic], ...]]:
             try:
-                yield from (batch.arrays for batch in feed.batches(draws, blur_px=blur_px))
+                yield from (batch.arrays for batch in self.feed.stream(plan))
             except CoseisError as error:
                 self.refusal = error
                 raise
 
         dataset = tf.data.Dataset.from_generator(arrays, output_signature=signature)
-        return iter(self.strategy.experimental_distribute_dataset(dataset.prefetch(PREFETCH)))
+        options = tf.data.Options()
+        # There is nothing to tune, and the end would wait for up to 10 s until the tuner wakes.
+        options.autotune.enabled = False
+        dataset = dataset.prefetch(PREFETCH).with_options(options)
+        return iter(self.strategy.experimental_distribute_dataset(dataset))
 
     def _next_of(self, batches: Iterator[Any]) -> Any:
         """The next batch; errors of the feed go round TensorFlow, which makes its own of them all."""
