@@ -237,7 +237,7 @@ class Bad(NamedTuple):
         Bad({"crs": "EPSG:4326"}, 2, "EPSG:4326 is not projected in metres"),
         Bad({"model": "nothere"}, 2, "no model at nothere: expected a folder or ZIP file"),
         Bad({"out": "ftp://host/run"}, 2, "'ftp://host/run' is none of a path, s3://, gs:// or az://"),
-        Bad({"scheduler": "here"}, 2, "--scheduler is 'here'; expected local, tcp://HOST:PORT"),
+        Bad({"scheduler": "here"}, 2, "--scheduler is 'here'; expected local, local-cuda, tcp://HOST:PORT"),
         Bad(
             {"threshold": "1.2"},
             2,
@@ -362,6 +362,35 @@ def test_a_file_cut_off_in_its_pixels_fails_its_chunks_and_no_others(coseis, job
     mended = coseis(*job.words("--resume", aoi=aoi))
     assert (mended.code, mended.err) == (0, "")
     assert json.loads((job.out / "run.json").read_text())["failed"] == []
+
+
+@pytest.mark.usefixtures("workers")
+def test_parts_end_with_words_and_finish_draws_their_map(coseis, job):
+    first = coseis(*job.words("--part", "1/2"))
+    assert (first.code, first.err) == (0, "")
+    assert first.out.startswith("part 1/2: ")
+    assert f"coseis finish {job.out}" in first.out
+    early = coseis("finish", job.out)
+    assert early.code == 3
+    assert "it was never computed" in early.err
+    assert coseis("finish", job.out, "--tolerate-failed", 99).code == 0
+    assert coseis(*job.words("--part", "0/2")).code == 0
+    whole = coseis("finish", job.out, "--min-area", 5)
+    assert (whole.code, whole.err) == (0, "")
+    assert json.loads((job.out / "run.json").read_text())["config"]["output"]["min_area"] == 5
+
+
+@pytest.mark.parametrize("part", ["2/2", "-1/2", "1", "a/b", "1/0"])
+def test_a_part_is_one_of_so_many(coseis, job, part):
+    line = coseis(*job.words("--part", part)).refused(2)
+    assert f"--part is {part!r}; expected I/N with I from 0 to N-1" in line
+
+
+def test_gpus_of_this_machine_need_dask_cuda(coseis, job, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    line = coseis(*job.words(scheduler="local-cuda")).refused(2)
+    assert "local-cuda needs dask-cuda" in line
+    assert "coseis[gpu]" in line
 
 
 def test_a_scheduler_that_does_not_answer_ends_with_75(coseis, job, monkeypatch):

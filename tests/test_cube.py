@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from coseis.cube import Recipe, SceneReader, load_cube, read_window
 from coseis.errors import InputRefusedError, UsageError
-from coseis.grid import output_geobox, pixels_inside, scenes_touching
+from coseis.grid import SceneIndex, output_geobox, pixels_inside, scenes_touching
 from coseis.types import SCENE_FILL, Status
 from making import BANDS, area_of, found_of, grid, texture, write_scene
 
@@ -89,6 +89,18 @@ def test_a_footprint_smaller_than_its_file_depends_on_no_window(recipe):
         cut = (..., slice(y0 * 60, y0 * 60 + 60), slice(x0 * 80, x0 * 80 + 80))
         np.testing.assert_array_equal(part.image, whole.image[cut])
         np.testing.assert_array_equal(part.scene, whole.scene[cut])
+
+
+def test_an_index_finds_the_scenes_that_a_scan_finds(recipe):
+    areas = [area_of(grid(60, 80), inset_px=-inset) for inset in range(0, 400, 40)]
+    scenes = [
+        recipe.scenes[0].model_copy(update={"geometry": area, "index": n}) for n, area in enumerate(areas)
+    ]
+    index = SceneIndex(scenes, GRID)
+    for y0, x0 in np.ndindex(20, 20):
+        window = Window(x0 * 40 - 100, y0 * 40 - 100, 30, 50)
+        assert index.touching(window) == scenes_touching(scenes, GRID, window)
+    assert SceneIndex((), GRID).touching(Window(0, 0, 5, 5)) == ()
 
 
 def test_lazy_cube_equals_the_read_window(found, recipe):

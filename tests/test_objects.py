@@ -1,12 +1,13 @@
 """Outputs: folders and buckets that can be written, and clear words where they cannot."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from obstore.store import MemoryStore
 
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
-from coseis.objects import get_object, list_objects, open_store, put_object
+from coseis.objects import create_object, get_object, list_objects, open_store, put_object
 from serving import Page, serve
 
 
@@ -24,6 +25,14 @@ def test_what_was_put_is_got_and_listed():
     assert get_object(store, "a/1") == b"one"
     assert get_object(store, "a/3") is None
     assert list(list_objects(store, "a/")) == ["a/1"]
+
+
+def test_of_several_that_create_an_object_one_does(tmp_path):
+    store = open_store(str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: create_object(store, "plan", f"{n}".encode()), range(8)))
+    assert sum(made) == 1
+    assert get_object(store, "plan") == f"{made.index(True)}".encode()
 
 
 def test_local_store_is_made_and_written(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import rasterio
 import xarray as xr
 from affine import Affine
 from distributed import Client, LocalCluster
+from odc.geo.geom import point
 
 from coseis.config import ClusterConfig, MapConfig, ModelConfig, OutputConfig, SearchConfig
 from coseis.errors import InputRefusedError, UsageError
 from coseis.model import build_unet, save_model
 from coseis.objects import open_store
-from coseis.pipeline import map_event, vectorize_run
+from coseis.pipeline import finish_run, map_event, map_part, vectorize_run
 from coseis.plan import ITEMS, read_plan
 from coseis.publish import read_tile_ids
 from coseis.store import open_arrays, read_records
@@ -63,14 +65,16 @@ def run(model, found, tmp_path_factory):
     area = tmp_path_factory.mktemp("area") / "aoi.geojson"
     area.write_text(json.dumps(found.event.aoi))
 
-    def start(out, client, *, chunk=None, resume=False, core=112, scheduler="local", time=EVENT_TIME):
+    def start(
+        out, client, *, chunk=None, resume=False, core=112, scheduler="local", time=EVENT_TIME, **cluster
+    ):
         config = MapConfig(
             search=SearchConfig(catalog="-", aoi=str(area), event_time=time.isoformat()),
             model=ModelConfig(model=str(model.path), core=core, precision="float32"),
             output=OutputConfig(out=str(out), resolution=3.0, chunk=chunk, resume=resume, min_area=0),
-            cluster=ClusterConfig(scheduler=scheduler),
+            cluster=ClusterConfig(scheduler=scheduler, **cluster),
         )
-        return map_event(config, client=client)
+        return (map_part if "part" in cluster else map_event)(config, client=client)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coseis.plan.find_scenes", lambda search, card: found)
@@ -107,6 +111,12 @@ def contents(out):
     plan = read_plan(bytes(obstore.get(store, ITEMS).bytes()), str(out))
     arrays = {name: np.asarray(array[:]) for name, array in open_arrays(str(out), plan.geobox).items()}
     return arrays, gpd.read_parquet(out / "landslides.parquet")
+
+
+def place_of_the_last_chunk():
+    x, y = GRID.affine @ (GRID.shape.x - 20, GRID.shape.y - 20)
+    longitude, latitude = point(x, y, GRID.crs).to_crs("EPSG:4326").coords[0]
+    return f"{longitude:.6f},{latitude:.6f}"
 
 
 def assert_equal(one, other):
@@ -156,7 +166,7 @@ def test_formats_open_with_their_crs(reference):
 
 def test_chunking_and_order_change_nothing(reference, run, client, tmp_path, monkeypatch):
     """Other chunks, in shuffled order, on an empty output with --resume: the same bytes."""
-    import coseis.pipeline as module
+    import coseis.dispatch as module
 
     real = module.run_jobs
 
@@ -182,6 +192,48 @@ def test_resume_redoes_only_what_is_missing(reference, copied, run, client):
     report = run(copied, client, resume=True)
     assert report.throughput.chunks == 5
     assert_equal(contents(reference[0]), contents(copied))
+
+
+def test_parts_at_once_and_again_make_the_same_map(reference, run, client, tmp_path):
+    """Three parts begun at once on an empty output, one of them twice: one plan, one map."""
+    out = tmp_path / "parts"
+    with ThreadPoolExecutor(3) as pool:
+        reports = list(pool.map(lambda share: run(out, client, part=f"{share}/3"), (2, 0, 1)))
+    chunks = len(read_plan((out / ITEMS).read_bytes(), str(out)).chunks(112))
+    assert sum(report.throughput.chunks for report in reports) == chunks
+    assert run(out, client, part="1/3").throughput.chunks == 0
+    report = finish_run(OutputConfig(out=str(out)), client=client)
+    assert not report.failed
+    assert report.observed_share == reference[1].observed_share
+    assert_equal(contents(reference[0]), contents(out))
+
+
+def test_a_map_of_what_is_there_can_be_drawn_at_any_time(reference, run, client, tmp_path):
+    out = tmp_path / "half"
+    run(out, client, part="0/2", first=place_of_the_last_chunk())
+    early = finish_run(OutputConfig(out=str(out), tolerate_failed=100), client=client)
+    assert {failure.reason for failure in early.failed} == {"it was never computed"}
+    assert 0 < early.observed_share < reference[1].observed_share
+    assert early.config.output.tolerate_failed == 100
+    assert list(early.throughput.reached_s) == ["first_chunk", "half", "all"]
+    assert list(early.throughput.reached_s.values()) == sorted(early.throughput.reached_s.values())
+    run(out, client, part="1/2")
+    finish_run(OutputConfig(out=str(out)), client=client)
+    assert_equal(contents(reference[0]), contents(out))
+
+
+def test_a_part_is_no_whole_map(run, client, model, tmp_path):
+    with pytest.raises(UsageError, match="a part of a run is predicted by map_part"):
+        map_event(
+            MapConfig(
+                search=SearchConfig(catalog="-", aoi="0,0,1,1", event_time=EVENT_TIME.isoformat()),
+                output=OutputConfig(out=str(tmp_path)),
+                cluster=ClusterConfig(part="0/2"),
+            ),
+            client=client,
+        )
+    with pytest.raises(InputRefusedError, match=r"holds no run \(no config.json\); run coseis map first"):
+        finish_run(OutputConfig(out=str(tmp_path)), client=client)
 
 
 def test_another_identity_is_refused_by_name(reference, run, client):
@@ -215,7 +267,7 @@ def test_failed_chunks_are_listed_and_marked(run, client, tmp_path, found, monke
 
 def test_new_threshold_without_inference(copied, client, monkeypatch):
     out = copied
-    monkeypatch.setattr("coseis.pipeline.map_chunk", None)
+    monkeypatch.setattr("coseis.dispatch.map_run", None)
     codes = contents(out)[0]["probability"][1, 0]
     report = vectorize_run(OutputConfig(out=str(out), threshold=0.8, min_area=0), client=client)
     polygons = gpd.read_parquet(out / "landslides.parquet")

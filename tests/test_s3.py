@@ -1,12 +1,16 @@
 """The whole main job into an object store: a run on s3:// equals the same run in a folder."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import boto3
 import geopandas as gpd
 import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from coseis.config import OutputConfig
 from coseis.objects import get_object, open_store
+from coseis.pipeline import finish_run
 from coseis.plan import ITEMS, read_plan
 from coseis.store import open_arrays, read_records
 from test_pipeline import client, found, model, reference, run  # noqa: F401  (fixtures)
@@ -50,3 +54,14 @@ def test_run_on_s3_equals_run_in_a_folder(bucket, reference, run, client, tmp_pa
     assert names <= listed
     report = run(bucket, client, resume=True)
     assert report.throughput.chunks == 0
+
+
+def test_parts_at_once_on_s3_make_one_plan(bucket, reference, run, client):  # noqa: F811
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(lambda part: run(bucket, client, part=part), ("0/2", "1/2")))
+    assert finish_run(OutputConfig(out=bucket), client=client).failed == ()
+    plan = read_plan(get_object(open_store(bucket), ITEMS), bucket)
+    assert {report.identity for report in reports} == {plan.identity.digest()}
+    here, there = open_arrays(str(reference[0]), plan.geobox), open_arrays(bucket, plan.geobox)
+    for name in here:
+        np.testing.assert_array_equal(here[name][:], there[name][:], err_msg=name)

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs: `coseis --help` loads neither T
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coseis import __version__
-from coseis.config import MapConfig, OutputConfig, SearchConfig, load_config, load_stage
+from coseis.config import OutputConfig, SearchConfig, load_config, load_stage
 from coseis.errors import CoseisError, IncompleteError, InputRefusedError
 from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
@@ -20,7 +21,7 @@ from coseis.options import FlowGroup, StagedCommand, given_options, setting_opti
 if TYPE_CHECKING:
     from coseis.evaluation.results import EvaluationReport
     from coseis.learn.learning import Learned
-    from coseis.report import RunReport
+    from coseis.report import FailedChunk, RunReport
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
@@ -110,7 +111,7 @@ def demo(out: Path, size_km: float) -> None:
         f"F1 {scores.f1 or 0:.3f}, precision {scores.precision or 0:.3f}, recall {scores.recall or 0:.3f} "
         f"against the exact truth ({event.landslide_count} landslides)"
     )
-    _conclude(report, settings)
+    _conclude(report, settings.output)
 
 
 @cli.command()
@@ -201,9 +202,42 @@ def map_command(config: Path | None, **options: Any) -> None:
         out: s3://maps/iburi
     """
     settings = load_config(config, given_options(options))
-    from coseis.pipeline import map_event
+    from coseis.pipeline import map_event, map_part
 
-    _conclude(map_event(settings, console=_progress_console()), settings)
+    if not settings.cluster.part:
+        _conclude(map_event(settings, console=_progress_console()), settings.output)
+        return
+    part = map_part(settings, console=_progress_console())
+    click.echo(
+        f"part {part.part}: {part.throughput.chunks} chunks done in {part.throughput.wall_s:.0f} s; "
+        f"coseis finish {settings.output.out} draws the map when all parts are there"
+    )
+    _refuse_failures(part.failed, settings.output, "the part's report in parts/")
+
+
+@cli.command()
+@click.argument("run")
+@click.option(
+    "--threshold", help="card, otsu, isodata, or a probability from 0 to 1. Default: as it was begun with."
+)
+@click.option("--min-area", metavar="NUMBER", help="Least area of a polygon, m2. Default: as above.")
+@click.option(
+    "--tolerate-failed", metavar="INTEGER", help="Failed chunks that still end with 0. Default: as above."
+)
+def finish(run: str, **options: Any) -> None:
+    """Draw the map of RUN from the chunks that are done.
+
+    After all parts of `coseis map --part I/N`; or while they go on, for a map of what is there.
+
+    \b
+    Example:
+      coseis finish s3://maps/iburi
+    """
+    settings = load_stage(OutputConfig, {"out": run, **given_options(options)})
+    from coseis.pipeline import finish_run
+
+    report = finish_run(settings, console=_progress_console())
+    _conclude(report, report.config.output)
 
 
 @cli.command()
@@ -225,7 +259,7 @@ def vectorize(run: str, threshold: str, min_area: str | None) -> None:
     from coseis.pipeline import vectorize_run
 
     report = vectorize_run(output, console=_progress_console())
-    _conclude(report, report.config)
+    _conclude(report, report.config.output)
 
 
 class TrainCommand(StagedCommand):
@@ -400,20 +434,25 @@ def _show_training(learned: "Learned", out: str) -> None:
     click.echo(f"model {out}, curves {out}/curves.png, rows {out}/history.csv and {out}/batches.csv")
 
 
-def _conclude(report: "RunReport", settings: MapConfig) -> None:
+def _conclude(report: "RunReport", settings: OutputConfig) -> None:
     """The last lines of a run, and its exit code."""
-    out = settings.output.out.rstrip("/")
+    out = settings.out.rstrip("/")
     click.echo(
         f"{report.landslide_count} landslides, {report.landslide_area_m2 / 1e6:.3f} km2, on "
         f"{100 * report.observed_share:.1f} % observed of {report.aoi_km2:.1f} km2"
     )
     click.echo(f"picture {out}/map.png, polygons {out}/landslides.parquet, report {out}/run.json")
-    for failure in report.failed[:LISTED_FAILURES]:
+    _refuse_failures(report.failed, settings, f"{out}/run.json")
+
+
+def _refuse_failures(failed: Sequence["FailedChunk"], settings: OutputConfig, where: str) -> None:
+    """Lists the chunks that failed, and ends with their exit code if they are more than are tolerated."""
+    for failure in failed[:LISTED_FAILURES]:
         click.echo(_one_line(f"chunk {failure.chunk} failed: {failure.reason}"), err=True)
-    count = len(report.failed)
-    if count > settings.output.tolerate_failed:
+    count = len(failed)
+    if count > settings.tolerate_failed:
         raise IncompleteError(
-            f"{count} {'chunk' if count == 1 else 'chunks'} failed, all listed in {out}/run.json; "
+            f"{count} {'chunk' if count == 1 else 'chunks'} failed, all listed in {where}; "
             "run again with --resume"
         )
 

@@ -48,8 +48,9 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
         _await_workers(client)
         yield client
         return
-    if config.scheduler == "local":
-        with _local_cluster(config) as cluster, Client(cluster) as own:
+    if config.scheduler in ("local", "local-cuda"):
+        local = _local_cluster if config.scheduler == "local" else _cuda_cluster
+        with local(config) as cluster, Client(cluster) as own:
             own.register_plugin(_IgnoreInterrupt())
             yield own
         return
@@ -92,7 +93,7 @@ def run_jobs(
     running: dict[Any, Job] = {}
 
     def most_running() -> int:
-        return max(1, _thread_count(client)) * QUEUED_PER_THREAD
+        return max(1, thread_count(client)) * QUEUED_PER_THREAD
 
     def submit(count: int) -> Iterable[Any]:
         # The range first: zip would else take a job from `waiting` and drop it.
@@ -152,6 +153,31 @@ def _local_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
         yield cluster
 
 
+@contextmanager
+def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
+    """A worker process for each GPU of this machine."""
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise UsageError(
+            f"scheduler local-cuda needs dask-cuda ({error}); pip install 'coseis[gpu]' on a machine with "
+            "NVIDIA GPUs, or use local"
+        ) from error
+    try:
+        cluster = LocalCUDACluster(
+            threads_per_worker=config.threads,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=40,
+            # TensorFlow has the memory of the GPU: Dask holds nothing there.
+            rmm_pool_size=None,
+            device_memory_limit=None,
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UsageError(f"scheduler local-cuda finds no GPU to use ({error}); use local") from error
+    with cluster:
+        yield cluster
+
+
 def _await_workers(client: Client) -> None:
     try:
         client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
@@ -161,5 +187,6 @@ def _await_workers(client: Client) -> None:
         ) from error
 
 
-def _thread_count(client: Client) -> int:
+def thread_count(client: Client) -> int:
+    """Threads of all workers that are there now."""
     return sum(client.nthreads().values())

@@ -39,9 +39,16 @@ def _is_scheduler(address: str) -> str:
         complete = parts.scheme in ("tcp", "tls") and bool(parts.hostname) and bool(parts.port)
     except ValueError:  # the port is no number, or too large
         complete = False
-    if not complete and address != "local":
-        raise ValueError("local, tcp://HOST:PORT or tls://HOST:PORT")
+    if not complete and address not in ("local", "local-cuda"):
+        raise ValueError("local, local-cuda, tcp://HOST:PORT or tls://HOST:PORT")
     return address
+
+
+def _is_part(share: str) -> str:
+    number, _, count = share.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError("I/N with I from 0 to N-1")
+    return share
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
@@ -116,12 +123,27 @@ class ClusterConfig(Value):
     """Where the work runs; none of it changes a pixel."""
 
     scheduler: Scheduler = Field(
-        "local", description="local, or a Dask scheduler: tcp://HOST:PORT or tls://HOST:PORT."
+        "local",
+        description="local; local-cuda, a worker a GPU; or a scheduler: tcp://HOST:PORT or tls://HOST:PORT.",
     )
     workers: Annotated[int, Field(ge=1)] = Field(1, description="Worker processes of a local cluster.")
     threads: Annotated[int, Field(ge=1)] = Field(
         2, description="Threads a local worker: one computes, the others read and write."
     )
+    first: str | None = Field(
+        None,
+        description="Mapped first: near longitude,latitude (the epicentre), or where a raster is greatest.",
+    )
+    part: Annotated[str, AfterValidator(_is_part)] | None = Field(
+        None,
+        description="I/N: predict share I, from 0, of N and no more; see coseis finish.",
+    )
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which share of the chunks is predicted, and of how many."""
+        number, count = (self.part or "0/1").split("/")
+        return int(number), int(count)
 
 
 class MapConfig(Value):

@@ -97,6 +97,20 @@ def scenes_touching(scenes: Sequence[Scene], geobox: GeoBox, window: Window) -> 
     return tuple(touching)
 
 
+class SceneIndex:
+    """Scenes by their place: a region has thousands, and is asked for those of as many chunks."""
+
+    def __init__(self, scenes: Sequence[Scene], geobox: GeoBox) -> None:
+        self._scenes, self._geobox = tuple(scenes), geobox
+        bounds = [footprint_bounds(scene, geobox) for scene in scenes]
+        self._tree = shapely.STRtree([shapely.box(*sides) for sides in bounds])
+
+    def touching(self, window: Window) -> tuple[Scene, ...]:
+        """As `scenes_touching` says."""
+        near = self._tree.query(shapely.box(*window_bounds(self._geobox, window)))
+        return scenes_touching([self._scenes[number] for number in sorted(near)], self._geobox, window)
+
+
 def pixels_inside(geometry: dict[str, Any], geobox: GeoBox, window: Window) -> NDArray[np.bool_]:
     """Which pixel centres lie in a geometry. A pure function of each pixel, whatever the window."""
     shape = (window.height, window.width)

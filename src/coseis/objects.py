@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import obstore
 import obstore.store
-from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, ObjectStore
 
 from coseis.addresses import (
@@ -94,6 +100,19 @@ def put_object(store: ObjectStore, key: str, content: bytes | Path, *, media_typ
         attributes = {"Content-Type": media_type}  # obstore refuses attributes on a file system
     with store_errors(store, key):
         obstore.put(store, key, content, attributes=attributes, chunk_size=UPLOAD_PART_BYTES)
+
+
+def create_object(store: ObjectStore, key: str, content: bytes) -> bool:
+    """Puts one object where there is none; False if there is one, which stays. Raises as `put_object`.
+
+    Of several that try at once, one gets True.
+    """
+    with store_errors(store, key):
+        try:
+            obstore.put(store, key, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+    return True
 
 
 def get_object(store: ObjectStore, key: str) -> bytes | None:

@@ -15,31 +15,37 @@ from distributed import Client
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
-from rasterio.windows import Window
 from rich.console import Console
 from rich.progress import Progress
 
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig
-from coseis.errors import InputRefusedError, UnreachableError
-from coseis.grid import pixels_inside
+from coseis.dispatch import predict_chunks
+from coseis.errors import InputRefusedError, UnreachableError, UsageError
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_plan
 from coseis.predict import probe_device
+from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
 from coseis.report import (
     FailedChunk,
     Outcome,
+    PartReport,
     RunReport,
     Throughput,
+    failed_chunk,
+    join_throughputs,
     measure_throughput,
     publish_run,
+    read_config,
+    read_parts,
     read_report,
+    write_part,
 )
-from coseis.store import create_cube, digest_of, open_arrays, read_records, shard_px
-from coseis.task import TaskReport, fail_chunk, map_chunk
+from coseis.store import create_cube, open_arrays, read_records, shard_px
+from coseis.task import TaskReport, fail_chunk
 from coseis.threshold import ThresholdChoice, choose_threshold
 from coseis.types import CODE_SCALE
 from coseis.vectorize import BlockPieces, merge_blocks, trace_block
@@ -67,24 +73,63 @@ def map_event(
         InputRefusedError: the catalog, an asset or the output is.
         UnreachableError: the catalog, the output or the scheduler does not answer, or is lost.
     """
+    if config.cluster.part:
+        raise UsageError("a part of a run is predicted by map_part; finish_run draws the map of all parts")
     clock = Clock()
-    store = open_store(config.output.out, prove_writable=True)
     with progress_bars(console) as progress, ExitStack() as stack:
+        plan, connection, predicted = _predict_run(config, client, clock, progress, stack)
+        reasons = {failure.chunk: failure.reason for failure in predicted.failed}
+        throughput = predicted.throughput
+        return _finish(plan, config, connection, clock, progress, throughput=throughput, reasons=reasons)
 
-        @cache
-        def connection() -> Client:
-            # First needed when the plan asks a worker: a wrong request must not wait for a cluster.
-            return stack.enter_context(connected(config.cluster, client))
 
-        with clock("plan"), one_step(progress, "search and measure scenes"):
-            plan = make_plan(config, store, lambda: _probe(connection()))
-            _check_workers(plan, config, connection())
-            freeze_plan(plan, config, store)
-            chunk_px, done = _lay_out(plan, store, config)
-        with clock("predict"):
-            tasks, reasons = _predict(plan, chunk_px, config.output, connection(), progress, done=done)
-        throughput = measure_throughput(plan, tasks, clock.seconds["predict"])
-        return _finish(plan, config, connection(), clock, progress, throughput=throughput, reasons=reasons)
+def map_part(
+    config: MapConfig, *, client: Client | None = None, console: Console | None = None
+) -> PartReport:
+    """Predicts one share of an event's chunks, `config.cluster.part`, and draws nothing.
+
+    The first part to come plans the run, the others take its plan; in any order, also at once, and again.
+
+    Args:
+        config: The same for all parts but for the part, and for where it runs.
+        client: As for `map_event`.
+        console: As for `map_event`.
+
+    Returns:
+        The report that is also written to parts/.
+
+    Raises:
+        UsageError, InputRefusedError, UnreachableError: as `map_event`.
+    """
+    clock = Clock()
+    with progress_bars(console) as progress, ExitStack() as stack:
+        _, _, predicted = _predict_run(config, client, clock, progress, stack)
+    write_part(open_store(config.output.out), predicted)
+    return predicted
+
+
+def finish_run(
+    config: OutputConfig, *, client: Client | None = None, console: Console | None = None
+) -> RunReport:
+    """Draws and publishes the map of the chunks that are done: those of parts, or of a run that was killed.
+
+    Args:
+        config: `out` is the run; `threshold`, `min_area` and `tolerate_failed`, where set, are the new ones.
+        client: As for `map_event`.
+        console: As for `map_event`.
+
+    Raises:
+        InputRefusedError: no run was begun at `out`.
+    """
+    store = open_store(config.out, must_exist=True)
+    run = _changed(read_config(store, config.out), config)
+    plan = read_plan(get_object(store, ITEMS) or b"", config.out)
+    parts = read_parts(store, plan.identity.digest())
+    clock = Clock({"predict": sum(part.throughput.wall_s for part in parts)})
+    with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
+        reasons = {failure.chunk: failure.reason for part in parts for failure in part.failed}
+        throughput = join_throughputs([part.throughput for part in parts])
+        return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
 
 
 def vectorize_run(
@@ -102,10 +147,7 @@ def vectorize_run(
     """
     store = open_store(config.out, must_exist=True)
     earlier = read_report(store, config.out)
-    # What was not asked for stays as it was; the run may have been moved.
-    changed = {name: getattr(config, name) for name in config.model_fields_set & {"threshold", "min_area"}}
-    output = earlier.config.output.model_copy(update={**changed, "out": config.out})
-    run = earlier.config.model_copy(update={"output": output})
+    run = _changed(earlier.config, config)
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
     # The cluster that predicted may be gone; drawing is small work.
@@ -113,6 +155,58 @@ def vectorize_run(
         reasons = {failure.chunk: failure.reason for failure in earlier.failed}
         throughput = earlier.throughput
         return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
+
+
+def _changed(run: MapConfig, asked: OutputConfig) -> MapConfig:
+    """What was not asked for stays as it was; the run may have been moved."""
+    names = asked.model_fields_set & {"threshold", "min_area", "tolerate_failed"}
+    changes = {name: getattr(asked, name) for name in names} | {"out": asked.out}
+    return run.model_copy(update={"output": run.output.model_copy(update=changes)})
+
+
+def _predict_run(
+    config: MapConfig, client: Client | None, clock: Clock, progress: Progress, stack: ExitStack
+) -> tuple[Plan, Client, PartReport]:
+    """Plans a run, or takes its plan, and predicts this process's share of what is not done yet."""
+    store = open_store(config.output.out, prove_writable=True)
+
+    @cache
+    def connection() -> Client:
+        # First needed when the plan asks a worker: a wrong request must not wait for a cluster.
+        return stack.enter_context(connected(config.cluster, client))
+
+    with clock("plan"), one_step(progress, "search and measure scenes"):
+        plan = make_plan(config, store, lambda: _probe(connection()))
+        _check_workers(plan, config, connection())
+        if not freeze_plan(plan, config, store):
+            plan = make_plan(config, store, lambda: _probe(connection()))
+        chunk_px, done = _lay_out(plan, store, config)
+        number, count = config.cluster.share
+        chunks = plan.chunks(chunk_px)
+        share = chunks[number * len(chunks) // count : (number + 1) * len(chunks) // count]
+        share = order_chunks(share, plan.geobox, config.cluster.first)
+    with clock("predict"):
+        missing = [chunk for chunk in share if chunk.name not in done]
+        bar = progress.add_task("predict", total=len(share), completed=len(share) - len(missing))
+        tasks: list[TaskReport] = []
+        failed: list[FailedChunk] = []
+        reached: list[float] = []
+        for chunk, result in predict_chunks(plan, missing, config.output.out, connection()):
+            if isinstance(result, Failure):
+                fail_chunk(plan, chunk, config.output.out)
+                failed.append(failed_chunk(plan, chunk, result.reason))
+            else:
+                tasks.append(result)
+            reached.append(clock.elapsed())
+            progress.advance(bar)
+    throughput = measure_throughput(plan, tasks, clock.seconds["predict"], reached)
+    identity = plan.identity.digest()
+    part = config.cluster.part or "0/1"
+    return (
+        plan,
+        connection(),
+        PartReport(part=part, identity=identity, throughput=throughput, failed=tuple(failed)),
+    )
 
 
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> None:
@@ -162,33 +256,6 @@ def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> tuple[int, Se
     return chunk_px, set()
 
 
-def _predict(
-    plan: Plan, chunk_px: int, output: OutputConfig, client: Client, progress: Progress, *, done: Set[str]
-) -> tuple[list[TaskReport], dict[str, str]]:
-    """All chunks that are not done yet; one that fails is written as failed, its reason returned."""
-    identity = plan.identity.digest()
-    chunks = plan.chunks(chunk_px)
-    missing = [chunk for chunk in chunks if chunk.name not in done]
-    # Another output or chunk size is other work: a scheduler that is shared would else run it once.
-    key = f"map-{identity[:8]}-{digest_of([output.out, chunk_px])[:8]}"
-    # Made one by one, as workers get free: a region's plans never lie in memory together.
-    jobs = (
-        (f"{key}-{chunk.name}", chunk, (plan.for_area(plan.area(chunk)), chunk, output.out))
-        for chunk in missing
-    )
-    tasks: list[TaskReport] = []
-    reasons: dict[str, str] = {}
-    bar = progress.add_task("predict", total=len(chunks), completed=len(chunks) - len(missing))
-    for chunk, result in run_jobs(client, map_chunk, jobs):
-        if isinstance(result, Failure):
-            fail_chunk(plan, chunk, output.out)
-            reasons[chunk.name] = result.reason
-        else:
-            tasks.append(result)
-        progress.advance(bar)
-    return tasks, reasons
-
-
 def _finish(
     plan: Plan,
     config: MapConfig,
@@ -204,7 +271,7 @@ def _finish(
     done = read_records(store, plan.geobox, plan.identity.digest())
     records = list(done.values())
     failed = [
-        _failed_chunk(plan, chunk, reasons.get(chunk.name, "it was never computed"))
+        failed_chunk(plan, chunk, reasons.get(chunk.name, "it was never computed"))
         for chunk in plan.chunks(shard_px(config.output.out, plan.geobox))
         if chunk.name not in done
     ]
@@ -224,12 +291,6 @@ def _finish(
     with one_step(progress, "publish"):
         outcome = Outcome(polygons, threshold, records, failed, throughput)
         return publish_run(plan, config, store, clock, outcome)
-
-
-def _failed_chunk(plan: Plan, chunk: Chunk, reason: str) -> FailedChunk:
-    window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
-    aoi_px = int(pixels_inside(plan.found.event.aoi, plan.geobox, window).sum())
-    return FailedChunk(chunk=chunk.name, reason=reason, aoi_px=aoi_px)
 
 
 def _trace(

@@ -23,9 +23,9 @@ from coseis.config import MapConfig, SearchConfig
 from coseis.cube import Recipe
 from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, read_event
-from coseis.grid import native_resolution_m, output_geobox, scenes_touching
+from coseis.grid import SceneIndex, native_resolution_m, output_geobox
 from coseis.model import Model, Precision, check_bands, load_model
-from coseis.objects import get_object, put_object
+from coseis.objects import create_object, get_object, put_object
 from coseis.reader import BLOCK_PX, inspect_scene
 from coseis.search import SearchFilters, search_items
 from coseis.store import digest_of
@@ -33,6 +33,8 @@ from coseis.types import PHASES, Phase, Scene, Value
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
 
 ITEMS = "items.json"
+CONFIG = "config.json"
+"""What the run was asked for, as it was last begun or resumed."""
 MODEL = "model"
 """Folder of the run that holds its model's card and weights."""
 INSPECT_THREADS = 16
@@ -91,9 +93,13 @@ class Plan(Value):
         )
 
     def for_area(self, area: Window) -> "Plan":
-        """The plan with only the scenes that touch an area: what a task needs to be sent."""
-        touching = scenes_touching(self.found.scenes, self.geobox, area)
-        return self.model_copy(update={"found": self.found.model_copy(update={"scenes": touching})})
+        """The plan with only the scenes that touch an area: what a chunk needs."""
+        found = self.found.model_copy(update={"scenes": self._scenes.touching(area)})
+        return self.model_copy(update={"found": found})
+
+    @cached_property
+    def _scenes(self) -> SceneIndex:
+        return SceneIndex(self.found.scenes, self.geobox)
 
     def chunks(self, chunk_px: int) -> list[Chunk]:
         """All chunks of the output, row by row."""
@@ -149,7 +155,7 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
         UsageError: the model does not fit the scenes, or a size is not legal.
     """
     kept = get_object(store, ITEMS)
-    if kept is not None and not config.output.resume:
+    if kept is not None and not (config.output.resume or config.cluster.part):
         raise InputRefusedError(
             f"output {config.output.out} already holds a run; go on with it by --resume, "
             "or choose another --out"
@@ -166,14 +172,19 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
     return plan
 
 
-def freeze_plan(plan: Plan, config: MapConfig, store: ObjectStore) -> None:
+def freeze_plan(plan: Plan, config: MapConfig, store: ObjectStore) -> bool:
     """Begins a run in its output: the model first, so that a plan that is there is complete.
 
     Every worker and every later pass reads these, not the catalog and the model's folder.
+
+    Returns:
+        False if another process has put its plan there meanwhile: that one counts.
     """
     for name, content in load_model(config.model.model).files().items():
         put_object(store, f"{MODEL}/{name}", content)
-    put_object(store, ITEMS, plan.model_dump_json(indent=1).encode())
+    put_object(store, CONFIG, config.model_dump_json(indent=1).encode())
+    text = plan.model_dump_json(indent=1).encode()
+    return create_object(store, ITEMS, text) or get_object(store, ITEMS) == text
 
 
 def read_plan(text: bytes, out: str) -> Plan:

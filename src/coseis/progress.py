@@ -20,6 +20,11 @@ class Clock:
 
     def __init__(self, seconds: dict[str, float] | None = None) -> None:
         self.seconds = dict(seconds or {})
+        self._start = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._start
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

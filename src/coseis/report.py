@@ -15,10 +15,10 @@ from coseis import __version__
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.errors import InputRefusedError
-from coseis.grid import epsg_of
-from coseis.objects import delete_object, get_object
+from coseis.grid import epsg_of, pixels_inside
+from coseis.objects import delete_object, get_object, list_objects, put_object
 from coseis.picture import draw_map, stretch_rgb
-from coseis.plan import ITEMS, Identity, Plan
+from coseis.plan import CONFIG, ITEMS, Identity, Plan
 from coseis.progress import Clock
 from coseis.publish import (
     ResultSummary,
@@ -34,10 +34,13 @@ from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.task import TaskReport
 from coseis.threshold import ThresholdChoice
 from coseis.types import Phase, Value
+from coseis.windows import Chunk
 
 PICTURE_PX = 1600
 """Longest side of the scene in the picture."""
 RUN = "run.json"
+PARTS = "parts"
+"""Folder of the reports of parts."""
 FILES = ("probability.tif", "status.tif", "landslides.parquet", "landslides.pmtiles", "map.png")
 """What is published beside the cube, the plan and the report."""
 
@@ -64,6 +67,24 @@ class Throughput(Value):
     """The same in mapped area, whatever the number of phases."""
     bytes_read: int
     """Decoded pixel bytes, halos included."""
+    observed_px: int
+    """Pixels of the AOI that the post phase observed, in these chunks."""
+    wall_s: float
+    """Wall seconds of predicting; of several parts their sum, though they may have run side by side."""
+    reached_s: dict[str, float]
+    """Seconds from the start of the run, plan included, to its first chunk, half of them and all; of several
+    parts the latest."""
+
+
+class PartReport(Value):
+    """parts/I-of-N.json: what one share of a run's chunks took, and what failed in it."""
+
+    part: str
+    """I/N."""
+    identity: str
+    """Digest of the run's identity."""
+    throughput: Throughput
+    failed: tuple[FailedChunk, ...]
 
 
 class RunReport(Value):
@@ -122,10 +143,62 @@ def read_report(store: ObjectStore, out: str) -> RunReport:
         ) from error
 
 
-def measure_throughput(plan: Plan, tasks: Sequence[TaskReport], wall_s: float) -> Throughput:
-    """Sums what the tasks of a part reported, against the wall seconds that they took together."""
+def read_config(store: ObjectStore, out: str) -> MapConfig:
+    """What a run was asked for. Arguments as for `read_report`.
+
+    Raises:
+        InputRefusedError: no run was begun there, or by another version.
+    """
+    kept = get_object(store, CONFIG)
+    if kept is None:
+        raise InputRefusedError(f"{out} holds no run (no {CONFIG}); run coseis map first")
+    try:
+        return MapConfig.model_validate_json(kept)
+    except ValidationError as error:
+        raise InputRefusedError(f"{out}/{CONFIG} is damaged or not of this version") from error
+
+
+def write_part(store: ObjectStore, report: PartReport) -> None:
+    """Keeps the report of a part; the same part, done again, replaces it."""
+    name = report.part.replace("/", "-of-")
+    put_object(store, f"{PARTS}/{name}.json", report.model_dump_json(indent=1).encode())
+
+
+def read_parts(store: ObjectStore, identity: str) -> list[PartReport]:
+    """The reports of all parts of a run that have ended so far."""
+    reports = []
+    for key in list_objects(store, f"{PARTS}/"):
+        try:
+            report = PartReport.model_validate_json(get_object(store, key) or b"")
+        except ValidationError:
+            continue
+        if report.identity == identity:
+            reports.append(report)
+    return reports
+
+
+def failed_chunk(plan: Plan, chunk: Chunk, reason: str) -> FailedChunk:
+    """A chunk without a result, and how much of the AOI is missing with it."""
+    window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
+    aoi_px = int(pixels_inside(plan.found.event.aoi, plan.geobox, window).sum())
+    return FailedChunk(chunk=chunk.name, reason=reason, aoi_px=aoi_px)
+
+
+def measure_throughput(
+    plan: Plan, tasks: Sequence[TaskReport], wall_s: float, reached_s: Sequence[float]
+) -> Throughput:
+    """Sums what the chunks of a part reported.
+
+    Args:
+        plan: Of the run.
+        tasks: The chunks that were done.
+        wall_s: Seconds that they took together.
+        reached_s: Seconds from the start of the run to each chunk's end, in that order.
+    """
     pixel_km2 = abs(plan.identity.transform[0] * plan.identity.transform[4]) / 1e6
-    rate = sum(task.record.observed_px for task in tasks) / wall_s if tasks else None
+    observed_px = sum(task.record.observed_px for task in tasks)
+    rate = observed_px / wall_s if tasks else None
+    ends = {"first_chunk": 0, "half": (len(reached_s) - 1) // 2, "all": -1} if reached_s else {}
     return Throughput(
         chunks=len(tasks),
         task_seconds={
@@ -135,6 +208,31 @@ def measure_throughput(plan: Plan, tasks: Sequence[TaskReport], wall_s: float) -
         delivered_mpx_per_s=None if rate is None else round(rate * len(plan.identity.phases) / 1e6, 3),
         delivered_km2_per_s=None if rate is None else round(rate * pixel_km2, 3),
         bytes_read=sum(task.bytes_read for task in tasks),
+        observed_px=observed_px,
+        wall_s=round(wall_s, 3),
+        reached_s={name: round(reached_s[number], 3) for name, number in ends.items()},
+    )
+
+
+def join_throughputs(parts: Sequence[Throughput]) -> Throughput:
+    """Of the parts of a run: sums; no rate, for nobody knows which of them ran side by side."""
+    names = ("first_chunk", "half", "all")
+    return Throughput(
+        chunks=sum(part.chunks for part in parts),
+        task_seconds={
+            stage: round(sum(part.task_seconds.get(stage, 0.0) for part in parts), 3)
+            for stage in ("read", "predict", "write")
+        },
+        delivered_mpx_per_s=None,
+        delivered_km2_per_s=None,
+        bytes_read=sum(part.bytes_read for part in parts),
+        observed_px=sum(part.observed_px for part in parts),
+        wall_s=round(sum(part.wall_s for part in parts), 3),
+        reached_s={
+            name: max(part.reached_s[name] for part in parts if part.reached_s)
+            for name in names
+            if any(part.reached_s for part in parts)
+        },
     )
 
 

@@ -20,6 +20,7 @@ from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pydantic import ValidationError
+from zarr.abc.buffer import Buffer
 
 from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
@@ -80,7 +81,7 @@ def create_cube(
     core_px: int,
     chunk_px: int,
 ) -> None:
-    """Lays out the arrays of one UTM zone, empty, with the coordinates that xarray and rioxarray expect.
+    """Lays out the arrays of one UTM zone, with the coordinates that xarray and rioxarray expect.
 
     Args:
         out: Address of the run.
@@ -122,16 +123,20 @@ def create_cube(
         "flag_meanings": " ".join(status.name.lower() for status in Status),
         "comment": f"the bit {CONTEXT_INCOMPLETE} is set where the network saw filled values",
     }
-    store = _zarr_store(out)
-    with store_errors(store.store, str(epsg_of(geobox))):
-        template.to_zarr(
-            store,
-            group=str(epsg_of(geobox)),
-            mode="w",
-            compute=False,
-            encoding=encoding,
-            consolidated=False,
-        )
+    # Laid out in memory and put object by object: several processes that begin one run at once put the same
+    # bytes, where opening a group anew would delete what another has written.
+    laid_out: dict[str, Buffer] = {}
+    template.to_zarr(
+        zarr.storage.MemoryStore(laid_out),
+        group=str(epsg_of(geobox)),
+        mode="w",
+        compute=False,
+        encoding=encoding,
+        consolidated=False,
+    )
+    store = open_store(out)
+    for key in sorted(laid_out):
+        put_object(store, f"{CUBE}/{key}", laid_out[key].to_bytes())
 
 
 def write_zarr(probability: xr.DataArray, out: str) -> None:

@@ -6,20 +6,22 @@ Reading, predicting and writing are joined here so that nothing large ever trave
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import zict
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from scipy.ndimage import maximum_filter1d
 
+from coseis.cluster import Failure
 from coseis.cube import CubeWindow, read_window
-from coseis.errors import InputRefusedError
+from coseis.errors import CoseisError, InputRefusedError
 from coseis.features import stack_features
 from coseis.model import Model, load_model
 from coseis.objects import get_object, open_store
-from coseis.plan import MODEL, Plan
+from coseis.plan import ITEMS, MODEL, Plan, read_plan
 from coseis.predict import predict_features, probe_device, ready_network, to_codes
 from coseis.reader import decoded_bytes
 from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
@@ -27,6 +29,11 @@ from coseis.threshold import count_codes
 from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
 from coseis.windows import HALO_PX, Chunk
 
+PLANS_KEPT = 4
+"""Plans a process keeps: those of a large region hold thousands of scenes."""
+
+_plans: zict.LRU[tuple[str, str], Plan] = zict.LRU(PLANS_KEPT, {})
+_plans_lock = threading.Lock()
 _models: dict[str, Model] = {}
 _models_lock = threading.Lock()
 _folders: list[tempfile.TemporaryDirectory[str]] = []
@@ -42,6 +49,22 @@ class TaskReport(Value):
     write_s: float
     bytes_read: int
     """Decoded pixel bytes."""
+
+
+def map_run(out: str, identity: str, chunks: Sequence[Chunk]) -> list[TaskReport | Failure]:
+    """Predicts and writes chunks of the run at `out`, in turn; of each its report, or why it failed.
+
+    Raises:
+        InputRefusedError: the run there is gone, or is another one.
+    """
+    plan = run_plan(out, identity)
+    results: list[TaskReport | Failure] = []
+    for chunk in chunks:
+        try:
+            results.append(map_chunk(plan.for_area(plan.area(chunk)), chunk, out))
+        except CoseisError as error:
+            results.append(Failure(str(error)))
+    return results
 
 
 def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
@@ -132,6 +155,21 @@ def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
         np.full(shape, SCENE_FILL, np.uint16),
     )
     write_chunk(out, plan.geobox, chunk, codes)
+
+
+def run_plan(out: str, identity: str) -> Plan:
+    """The plan of a run, read from its output once per process.
+
+    Raises:
+        InputRefusedError: it is not there, or of another identity.
+    """
+    with _plans_lock:
+        if (plan := _plans.get((out, identity))) is None:
+            plan = read_plan(get_object(open_store(out), ITEMS) or b"", out)
+            if plan.identity.digest() != identity:
+                raise InputRefusedError(f"{out} holds another run by now; start again in another folder")
+            _plans[out, identity] = plan
+        return plan
 
 
 def run_model(store: ObjectStore, digest: str) -> Model:
