@@ -1,7 +1,11 @@
 """Shared by all tests: the real-data folder, the slow lane, and quick property tests."""
 
 import os
+import tempfile
 from pathlib import Path
+
+# Before anything of coseis is imported: what runs here measure must not become a user's estimates.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="coseis-test-home-")
 
 import pytest
 from hypothesis import settings

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -80,9 +79,10 @@ def workers(monkeypatch, client):
         yield client
 
     monkeypatch.setattr("coseis.pipeline.connected", connected)
-    without_gpu = SimpleNamespace(config=SimpleNamespace(list_physical_devices=lambda kind: []))
-    monkeypatch.setattr("coseis.predict._tensorflow", lambda: without_gpu)
-    monkeypatch.setattr("coseis.predict._compile", lambda *_: lambda windows: windows[..., :1] > 0.4)
+    monkeypatch.setattr("coseis.backends.keras_backend", lambda: "tensorflow")
+    monkeypatch.setattr("coseis.backends._probe_tensorflow", lambda: ("cpu", "float32"))
+    monkeypatch.setattr("coseis.model.Model.network", lambda *_: None)
+    monkeypatch.setattr("coseis.predict.compile_network", lambda *_: lambda windows: windows[..., :1] > 0.4)
 
 
 def save_fake_model(folder: Path, **changes: Any) -> Path:
@@ -362,6 +362,26 @@ def test_a_file_cut_off_in_its_pixels_fails_its_chunks_and_no_others(coseis, job
     mended = coseis(*job.words("--resume", aoi=aoi))
     assert (mended.code, mended.err) == (0, "")
     assert json.loads((job.out / "run.json").read_text())["failed"] == []
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(coseis, job, tmp_path, monkeypatch):
+    monkeypatch.setattr("coseis.estimate.RATES", tmp_path / "home" / "rates.json")
+    before = coseis(*job.words("--dry-run"))
+    assert (before.code, before.err) == (0, "")
+    assert "time: not known" in before.out
+    assert not job.out.exists()
+    done = coseis(*job.words())
+    assert done.code == 0
+    report = json.loads((job.out / "run.json").read_text())
+    after = coseis(*job.words("--dry-run", "--price-per-hour", 3600, out=tmp_path / "other"))
+    assert f"{report['throughput']['chunks']} chunks of 160 px on 1 workers" in after.out
+    assert f"{report['aoi_km2']:.1f} km2" in after.out
+    seconds = float(re.search(r"time: (\d+) s to predict", after.out)[1])
+    assert seconds == pytest.approx(report["seconds"]["predict"], abs=1)
+    assert float(re.search(r"cost: ([0-9.]+)", after.out)[1]) == pytest.approx(seconds, abs=1)
+    line = coseis(*job.words("--dry-run")).refused(42)
+    assert "already holds a run" in line
 
 
 @pytest.mark.usefixtures("workers")

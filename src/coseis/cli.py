@@ -19,6 +19,7 @@ from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
 
 if TYPE_CHECKING:
+    from coseis.estimate import Estimate
     from coseis.evaluation.results import EvaluationReport
     from coseis.learn.learning import Learned
     from coseis.report import FailedChunk, RunReport
@@ -179,7 +180,9 @@ def search(model: str | None, out: Path | None, **options: Any) -> None:
 @cli.command("map", cls=StagedCommand)
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @setting_options("search", "model", "output", "cluster")
-def map_command(config: Path | None, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what the run would do, need and take; write nothing.")
+@click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of a worker: --dry-run says the cost.")
+def map_command(config: Path | None, *, dry_run: bool, price_per_hour: float | None, **options: Any) -> None:
     """Map an event: search, predict, draw polygons, publish.
 
     Settings come from options, from CONFIG (a YAML file), or from both; options win. Lists are separated by
@@ -202,8 +205,11 @@ def map_command(config: Path | None, **options: Any) -> None:
         out: s3://maps/iburi
     """
     settings = load_config(config, given_options(options))
-    from coseis.pipeline import map_event, map_part
+    from coseis.pipeline import estimate_event, map_event, map_part
 
+    if dry_run:
+        _show_estimate(estimate_event(settings, price_per_hour=price_per_hour))
+        return
     if not settings.cluster.part:
         _conclude(map_event(settings, console=_progress_console()), settings.output)
         return
@@ -432,6 +438,27 @@ def _show_training(learned: "Learned", out: str) -> None:
     click.echo(f"{100 * learned.waiting:.1f} % of the time waiting for patches")
     out = out.rstrip("/")
     click.echo(f"model {out}, curves {out}/curves.png, rows {out}/history.csv and {out}/batches.csv")
+
+
+def _show_estimate(estimate: "Estimate") -> None:
+    """What a run would do, line by line."""
+    height, width = estimate.shape
+    click.echo(
+        f"{estimate.scenes} scenes, {estimate.aoi_km2:.1f} km2 on a grid of {height} x {width} px at "
+        f"{estimate.resolution_m:g} m"
+    )
+    click.echo(f"{estimate.chunks} chunks of {estimate.chunk_px} px on {estimate.workers} workers")
+    click.echo(f"to read: {estimate.bytes_to_read / 2**30:.2f} GiB of pixels, halos not counted")
+    click.echo(f"memory: a worker needs at most {estimate.worker_bytes / 2**30:.1f} GiB, and has them")
+    if estimate.rate is None or estimate.seconds is None:
+        click.echo("time: not known, as no run here has measured this model on this device yet")
+        return
+    click.echo(
+        f"time: {estimate.seconds:.0f} s to predict, at {estimate.rate.mpx_per_s:g} Mpx/s a worker, measured "
+        f"on {estimate.rate.measured:%Y-%m-%d} ({estimate.rate.device}, {estimate.rate.precision})"
+    )
+    if estimate.cost is not None:
+        click.echo(f"cost: {estimate.cost:.2f}")
 
 
 def _conclude(report: "RunReport", settings: OutputConfig) -> None:

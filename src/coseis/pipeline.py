@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
-from obstore.store import ObjectStore
+from obstore.store import MemoryStore, ObjectStore
 from odc.geo.geobox import GeoBox
 from rich.console import Console
 from rich.progress import Progress
 
+from coseis.addresses import local_path, scheme_of
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig
 from coseis.dispatch import predict_chunks
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
+from coseis.estimate import Estimate, estimate_run, keep_rate
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
@@ -81,6 +83,38 @@ def map_event(
         reasons = {failure.chunk: failure.reason for failure in predicted.failed}
         throughput = predicted.throughput
         return _finish(plan, config, connection, clock, progress, throughput=throughput, reasons=reasons)
+
+
+def estimate_event(
+    config: MapConfig, *, client: Client | None = None, price_per_hour: float | None = None
+) -> Estimate:
+    """What `map_event` would do: plans the run on the configured cluster, and writes nothing.
+
+    Args:
+        config: As for `map_event`.
+        client: As for `map_event`.
+        price_per_hour: Of a worker, in any currency.
+
+    Raises:
+        UsageError, InputRefusedError, UnreachableError: as `map_event`, also for want of memory.
+    """
+    out = config.output.out
+    there = scheme_of(out) not in ("", "file") or local_path(out).is_dir()
+    store = open_store(out) if there else MemoryStore()
+    with ExitStack() as stack:
+
+        @cache
+        def connection() -> Client:
+            return stack.enter_context(connected(config.cluster, client))
+
+        plan = make_plan(config, store, lambda: _probe(connection()))
+        return estimate_run(
+            plan,
+            chunk_px=chunk_size(config, plan.identity.core_px),
+            worker_bytes=_check_workers(plan, config, connection()),
+            workers=len(connection().nthreads()),
+            price_per_hour=price_per_hour,
+        )
 
 
 def map_part(
@@ -200,6 +234,8 @@ def _predict_run(
             reached.append(clock.elapsed())
             progress.advance(bar)
     throughput = measure_throughput(plan, tasks, clock.seconds["predict"], reached)
+    if throughput.delivered_mpx_per_s:
+        keep_rate(plan.identity, throughput.delivered_mpx_per_s, len(connection().nthreads()))
     identity = plan.identity.digest()
     part = config.cluster.part or "0/1"
     return (
@@ -209,9 +245,9 @@ def _predict_run(
     )
 
 
-def _check_workers(plan: Plan, config: MapConfig, client: Client) -> None:
-    """Refuses, before anything is submitted, what the smallest worker cannot hold."""
-    identity = plan.identity
+def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:
+    """Refuses, before anything is submitted, what the smallest worker cannot hold; bytes of the neediest."""
+    identity, most = plan.identity, 0
     for worker in client.scheduler_info(n_workers=-1)["workers"].values():
         needed = worker_bytes(
             plan.card,
@@ -223,6 +259,8 @@ def _check_workers(plan: Plan, config: MapConfig, client: Client) -> None:
             threads=worker["nthreads"],
         )
         check_memory(needed, worker["memory_limit"] or 0)
+        most = max(most, needed)
+    return most
 
 
 def _probe(client: Client) -> tuple[str, Precision]:

@@ -107,7 +107,7 @@ def create_cube(
     for name, (outer, dtype, fill) in layout.items():
         shape = (*outer, *geobox.shape)
         dims = ("phase", "class", "y", "x") if name == "probability" else ("phase", "y", "x")
-        template[name] = (dims, da.zeros(shape, dtype=dtype, chunks=(*outer, chunk_px, chunk_px)))
+        template[name] = (dims, da.zeros(shape, dtype=dtype, chunks=-1))
         template[name].attrs = {"grid_mapping": "spatial_ref"}
         template[name].encoding = {}
         encoding[name] = {
@@ -133,6 +133,7 @@ def create_cube(
         compute=False,
         encoding=encoding,
         consolidated=False,
+        safe_chunks=False,  # nothing is written through the template's one lazy chunk
     )
     store = open_store(out)
     for key in sorted(laid_out):

@@ -1,0 +1,127 @@
+"""A size in, what a benchmark of the engine needs out: a region of scenes, a card, a network that is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from scipy.ndimage import gaussian_filter
+
+from coseis.card import ModelCard, Normalization, Stretch
+from coseis.model import CARD_NAME, WEIGHTS_NAME
+
+EVENT_TIME = datetime(2018, 9, 5, 18, 8, tzinfo=UTC)
+ORIGIN = (583_200.0, 4_737_072.0)
+"""Upper left corner, EPSG:32654: whole multiples of 3 m, so that a scene lies on the output's grid."""
+TILE_PX = 1024
+BLOCK_PX = 512
+
+
+def make_region(folder: Path, side_px: int, *, phases: tuple[str, ...] = ("pre", "post")) -> Path:
+    """A catalog of one square scene a phase, 8-bit red, green and blue at 3 m, tiled and with overviews.
+
+    The same rough texture is repeated over and over: what a scene shows matters to no engine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    geobox = region_grid(side_px)
+    features = []
+    for number, phase in enumerate(phases):
+        path = folder / f"{phase}.tif"
+        _write_scene(path, geobox, seed=number)
+        taken = EVENT_TIME + timedelta(days=10 if phase == "post" else -10)
+        features.append(
+            {
+                "type": "Feature",
+                "id": phase,
+                "collection": "PSScene",
+                "geometry": geobox.extent.to_crs("EPSG:4326").json,
+                "properties": {"datetime": taken.isoformat()},
+                "assets": {
+                    "a": {"href": f"./{path.name}", "type": "image/tiff", "pl:asset_type": "ortho_visual"}
+                },
+            }
+        )
+    catalog = folder / "items.json"
+    catalog.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return catalog
+
+
+def region_grid(side_px: int) -> GeoBox:
+    """The grid of a region."""
+    affine = Affine.translation(*ORIGIN) @ Affine.scale(3, -3)
+    return GeoBox((side_px, side_px), affine, "EPSG:32654")
+
+
+def region_area(side_px: int) -> dict[str, Any]:
+    """Its area, one pixel inside, as GeoJSON in degrees."""
+    area: dict[str, Any] = region_grid(side_px).extent.buffer(-3).to_crs("EPSG:4326").json
+    return area
+
+
+def make_card(folder: Path) -> Path:
+    """A model whose weights nobody reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = b"no network is built from these"
+    card = ModelCard(
+        name="stand-in",
+        bands=("red", "green", "blue"),
+        inputs={"display": Stretch(low=0, high=255)},
+        normalization=Normalization(kind="scene"),
+        resolution_m=(2.5, 6),
+        padding="same",
+        base_filters=16,
+        halo_px=96,
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+    )
+    (folder / CARD_NAME).write_text(card.model_dump_json())
+    (folder / WEIGHTS_NAME).write_bytes(weights)
+    return folder
+
+
+def install_network(mpx_per_s: float = 0.0) -> None:
+    """Replaces the network of this process by one that marks bright pixels, at a given rate (0: at once).
+
+    For `client.run`. It sleeps as one that waits for its GPU does, and computes next to nothing.
+    """
+    import coseis.predict
+    import coseis.task
+
+    def network(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if mpx_per_s:
+            time.sleep(windows[..., 0].size / mpx_per_s / 1e6)
+        return (windows[..., :1] > 0.6).astype(np.float32)
+
+    changes: Any = {
+        "probe_device": lambda: ("cpu", "float32"),
+        "ready_network": lambda *_, **__: network,
+    }
+    for module in (coseis.predict, coseis.task):
+        for name, value in changes.items():
+            setattr(module, name, value)
+
+
+def _write_scene(path: Path, geobox: GeoBox, *, seed: int) -> None:
+    rough = np.random.default_rng(seed).random((3, TILE_PX, TILE_PX), np.float32)
+    smooth = gaussian_filter(rough, (0, 6, 6), mode="wrap") + 0.02 * rough
+    low, high = smooth.min(), smooth.max()
+    tile = (1 + 254 * (smooth - low) / (high - low)).astype(np.uint8)
+    profile = {
+        "driver": "GTiff", "count": 3, "dtype": "uint8", "nodata": 0, "tiled": True, "blockxsize": BLOCK_PX,
+        "blockysize": BLOCK_PX, "compress": "deflate", "photometric": "RGB", "num_threads": "all_cpus",
+        "bigtiff": "if_safer", "height": geobox.shape.y, "width": geobox.shape.x,
+    }  # fmt: skip
+    with rasterio.open(path, "w", crs=str(geobox.crs), transform=geobox.affine, **profile) as file:
+        for top in range(0, geobox.shape.y, TILE_PX):
+            rows = min(TILE_PX, geobox.shape.y - top)
+            strip = np.tile(tile[:, :rows], (1, 1, -(-geobox.shape.x // TILE_PX)))[..., : geobox.shape.x]
+            file.write(strip, window=rasterio.windows.Window(0, top, geobox.shape.x, rows))
+        file.build_overviews([8, 16], rasterio.enums.Resampling.nearest)
