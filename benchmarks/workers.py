@@ -82,7 +82,17 @@ def sleep_run(out: str, identity: str, chunks: Sequence[Chunk], *, chunk_s: floa
             observed_px=chunk.height * chunk.width, aoi_px=chunk.height * chunk.width,
         )  # fmt: skip
         predict_s = time.perf_counter() - started
-        reports.append(TaskReport(record=record, read_s=0, predict_s=predict_s, write_s=0, bytes_read=0))
+        reports.append(
+            TaskReport(
+                record=record,
+                read_s=0,
+                predict_s=predict_s,
+                write_s=0,
+                bytes_read=0,
+                bytes_fetched=0,
+                bytes_needed=0,
+            )
+        )
     return reports
 
 

@@ -19,7 +19,9 @@ def a_report(chunk: Chunk, seconds: float = 0.1) -> TaskReport:
     record = DoneRecord(
         chunk=chunk.name, identity="", digest="", histogram=(0,) * 201, observed_px=1, aoi_px=1
     )
-    return TaskReport(record=record, read_s=0, predict_s=seconds, write_s=0, bytes_read=0)
+    return TaskReport(
+        record=record, read_s=0, predict_s=seconds, write_s=0, bytes_read=0, bytes_fetched=0, bytes_needed=0
+    )
 
 
 def a_plan() -> Any:

@@ -161,6 +161,9 @@ def test_formats_open_with_their_crs(reference):
     assert polygons.crs.to_epsg() == 32654
     assert read_tile_ids(out / "landslides.pmtiles", 14) == set(polygons.id)
     report = json.loads((out / "run.json").read_text())
+    read = report["throughput"]
+    assert 0 < read["bytes_fetched"] < 2 * read["bytes_read"]
+    assert read["read_amplification"] == pytest.approx(read["bytes_read"] / read["bytes_needed"], abs=1e-3)
     assert report["seconds"].keys() == {"plan", "predict", "vectorize", "publish"}
 
 

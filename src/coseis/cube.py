@@ -84,7 +84,7 @@ def read_window(recipe: Recipe, window: Window) -> CubeWindow:
                 break
             values = read_scene(scene, recipe.bands, recipe.geobox, window)
             fresh = empty & np.isfinite(values[0])
-            image[number][:, fresh] = values[:, fresh]
+            np.copyto(image[number], values, where=fresh)
             index[number][fresh] = scene.index
         status[number] = _status(index[number], scenes, recipe, window)
     return CubeWindow(image, status, index)

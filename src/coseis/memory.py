@@ -1,8 +1,8 @@
 """What a worker needs: sizes of a run go in, bytes come out, before anything is submitted."""
 
+from coseis.blocks import BLOCK_CACHE_BYTES
 from coseis.card import ModelCard
 from coseis.errors import UsageError
-from coseis.reader import BLOCK_CACHE_BYTES
 from coseis.windows import HALO_PX, window_px
 
 PROCESS_BYTES = 900 * 2**20

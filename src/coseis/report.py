@@ -66,7 +66,13 @@ class Throughput(Value):
     delivered_km2_per_s: float | None
     """The same in mapped area, whatever the number of phases."""
     bytes_read: int
-    """Decoded pixel bytes, halos included."""
+    """Pixel bytes decoded, halos included."""
+    bytes_fetched: int
+    """Compressed bytes that they were decoded from, headers not counted."""
+    bytes_needed: int
+    """Bytes of the delivered pixels as they are stored."""
+    read_amplification: float | None
+    """Bytes decoded over bytes needed; None where nothing was."""
     observed_px: int
     """Pixels of the AOI that the post phase observed, in these chunks."""
     wall_s: float
@@ -208,6 +214,9 @@ def measure_throughput(
         delivered_mpx_per_s=None if rate is None else round(rate * len(plan.identity.phases) / 1e6, 3),
         delivered_km2_per_s=None if rate is None else round(rate * pixel_km2, 3),
         bytes_read=sum(task.bytes_read for task in tasks),
+        bytes_fetched=sum(task.bytes_fetched for task in tasks),
+        bytes_needed=sum(task.bytes_needed for task in tasks),
+        read_amplification=_amplification(tasks),
         observed_px=observed_px,
         wall_s=round(wall_s, 3),
         reached_s={name: round(reached_s[number], 3) for name, number in ends.items()},
@@ -226,6 +235,9 @@ def join_throughputs(parts: Sequence[Throughput]) -> Throughput:
         delivered_mpx_per_s=None,
         delivered_km2_per_s=None,
         bytes_read=sum(part.bytes_read for part in parts),
+        bytes_fetched=sum(part.bytes_fetched for part in parts),
+        bytes_needed=sum(part.bytes_needed for part in parts),
+        read_amplification=_amplification(parts),
         observed_px=sum(part.observed_px for part in parts),
         wall_s=round(sum(part.wall_s for part in parts), 3),
         reached_s={
@@ -234,6 +246,11 @@ def join_throughputs(parts: Sequence[Throughput]) -> Throughput:
             if any(part.reached_s for part in parts)
         },
     )
+
+
+def _amplification(read: Sequence[TaskReport] | Sequence[Throughput]) -> float | None:
+    needed = sum(one.bytes_needed for one in read)
+    return round(sum(one.bytes_read for one in read) / needed, 3) if needed else None
 
 
 def publish_run(

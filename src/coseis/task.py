@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from scipy.ndimage import maximum_filter1d
 
+from coseis.blocks import read_bytes
 from coseis.cluster import Failure
 from coseis.cube import CubeWindow, read_window
 from coseis.errors import CoseisError, InputRefusedError
@@ -23,7 +24,7 @@ from coseis.model import Model, load_model
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, MODEL, Plan, read_plan
 from coseis.predict import predict_features, probe_device, ready_network, to_codes
-from coseis.reader import decoded_bytes
+from coseis.reader import bytes_per_px
 from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
 from coseis.threshold import count_codes
 from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
@@ -48,7 +49,11 @@ class TaskReport(Value):
     predict_s: float
     write_s: float
     bytes_read: int
-    """Decoded pixel bytes."""
+    """Pixel bytes decoded, halos included."""
+    bytes_fetched: int
+    """Compressed bytes that they were decoded from, headers not counted."""
+    bytes_needed: int
+    """Bytes of the delivered pixels as they are stored: the least that could have been decoded."""
 
 
 def map_run(out: str, identity: str, chunks: Sequence[Chunk]) -> list[TaskReport | Failure]:
@@ -74,11 +79,11 @@ def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
         InputRefusedError: a file cannot be read, the output cannot be written, or this worker computes on
             another kind of device than the plan says.
     """
-    start, bytes_before = time.perf_counter(), decoded_bytes()
+    start, before = time.perf_counter(), read_bytes()
     store = open_store(out)
     area = plan.area(chunk)
     cube = read_window(plan.recipe(), area)
-    read_done = time.perf_counter()
+    read_done, read = time.perf_counter(), read_bytes() - before
     codes = predict_chunk(plan, chunk, cube, run_model(store, plan.identity.model))
     predicted = time.perf_counter()
     write_chunk(out, plan.geobox, chunk, codes)
@@ -89,7 +94,9 @@ def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
         read_s=read_done - start,
         predict_s=predicted - read_done,
         write_s=time.perf_counter() - predicted,
-        bytes_read=decoded_bytes() - bytes_before,
+        bytes_read=read.decoded,
+        bytes_fetched=read.fetched,
+        bytes_needed=_needed_bytes(plan, codes),
     )
 
 
@@ -208,6 +215,16 @@ def _check_device(expected: str) -> None:
             f"this worker computes on {device}, but the run was planned on {expected}; "
             "its results would differ"
         )
+
+
+def _needed_bytes(plan: Plan, codes: ChunkCodes) -> int:
+    """Stored bytes of the pixels that a chunk has taken of its scenes."""
+    counts = np.bincount(codes.scene.ravel(), minlength=SCENE_FILL + 1)
+    return sum(
+        int(counts[scene.index]) * bytes_per_px(scene, plan.card.bands)
+        for scene in plan.found.scenes
+        if counts[scene.index]
+    )
 
 
 def _record(plan: Plan, chunk: Chunk, codes: ChunkCodes) -> DoneRecord:
