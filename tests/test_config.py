@@ -254,6 +254,7 @@ def test_schedulers(address):
 )
 def test_a_scheduler_of_another_form_is_refused(address):
     with pytest.raises(
-        UsageError, match=r"^--scheduler is '.*'; expected local, local-cuda, tcp://HOST:PORT or tls://HOST:PORT$"
+        UsageError,
+        match=r"^--scheduler is '.*'; expected local, local-cuda, tcp://HOST:PORT or tls://HOST:PORT$",
     ):
         load_config(None, REQUIRED | {"scheduler": address})

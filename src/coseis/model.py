@@ -67,7 +67,7 @@ class Model(Value):
         with _networks_lock:
             if key not in _networks:
                 weights = _checked_weights(self.path, card)
-                network = build_unet(card, precision=precision)
+                network = build_unet(card, precision=precision, random_weights=False)
                 _set_weights(network, weights, self.path)
                 _networks[key] = network
             return _networks[key]
@@ -164,7 +164,9 @@ def check_bands(card: ModelCard, available: Collection[str]) -> None:
         )
 
 
-def build_unet(card: ModelCard, *, precision: Precision = "float32") -> keras.Model:
+def build_unet(
+    card: ModelCard, *, precision: Precision = "float32", random_weights: bool = True
+) -> keras.Model:
     """The ENVINet5 U-Net: five levels, 23 convolutions, no layer that looks at the whole window.
 
     Two 3x3 convolutions with ReLU a level, 2x2 max pooling down, 2x2 transposed convolution up, the
@@ -174,6 +176,7 @@ def build_unet(card: ModelCard, *, precision: Precision = "float32") -> keras.Mo
     Args:
         card: Bands, base filters, padding and classes are taken from it.
         precision: bfloat16 computes the convolutions in bfloat16; variables and output stay float32.
+        random_weights: False: zeros, where weights are set next. JAX compiles the draw of every shape: 30 s.
 
     Returns:
         Input float32 (window, y, x, band), any y and x that the card's lattice allows; output float32
@@ -189,6 +192,12 @@ def build_unet(card: ModelCard, *, precision: Precision = "float32") -> keras.Mo
 
     # A policy per layer, not keras.mixed_precision.set_global_policy: the process may hold both precisions.
     policy = keras.DTypePolicy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    # Given channels last, Keras 3.15 on torch copies every tensor twice a layer, but not a permuted view.
+    channels_first = keras.backend.backend() == "torch"
+    data_format, channel_axis = ("channels_first", 1) if channels_first else ("channels_last", -1)
+    layout = {"data_format": data_format, "dtype": policy}
+    he_normal, glorot = ("he_normal", "glorot_uniform") if random_weights else ("zeros", "zeros")
+    drawn = {**layout, "kernel_initializer": glorot}
 
     def double_convolution(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
         for step in (1, 2):
@@ -197,30 +206,34 @@ def build_unet(card: ModelCard, *, precision: Precision = "float32") -> keras.Mo
                 3,
                 padding=card.padding,
                 activation="relu",
-                dtype=policy,
-                kernel_initializer="he_normal",
+                kernel_initializer=he_normal,
                 name=f"{name}_conv{step}",
+                **layout,
             )(tensor)
         return tensor
 
     windows = keras.Input((None, None, card.channels), name="windows")
     tensor, skips = windows, []
+    if channels_first:
+        tensor = layers.Permute((3, 1, 2), name="channels_first")(tensor)
     for level in range(1, card.levels):
         tensor = double_convolution(tensor, card.base_filters << (level - 1), f"down{level}")
         skips.append(tensor)
-        tensor = layers.MaxPooling2D(2, dtype=policy, name=f"down{level}_pool")(tensor)
+        tensor = layers.MaxPooling2D(2, name=f"down{level}_pool", **layout)(tensor)
     tensor = double_convolution(tensor, card.base_filters << (card.levels - 1), f"down{card.levels}")
     for level in range(card.levels - 1, 0, -1):
         filters = card.base_filters << (level - 1)
-        tensor = layers.Conv2DTranspose(filters, 2, strides=2, dtype=policy, name=f"up{level}")(tensor)
+        tensor = layers.Conv2DTranspose(filters, 2, strides=2, name=f"up{level}", **drawn)(tensor)
         skip = skips[level - 1]
         crop_px = _skip_crop_px(level, card.levels) if card.padding == "valid" else 0
         if crop_px:
-            skip = layers.Cropping2D(crop_px, dtype=policy, name=f"up{level}_crop")(skip)
-        tensor = layers.Concatenate(dtype=policy, name=f"up{level}_skip")([skip, tensor])
+            skip = layers.Cropping2D(crop_px, name=f"up{level}_crop", **layout)(skip)
+        tensor = layers.Concatenate(channel_axis, dtype=policy, name=f"up{level}_skip")([skip, tensor])
         tensor = double_convolution(tensor, filters, f"up{level}")
     several = len(card.classes) > 1
-    logits = layers.Conv2D(len(card.classes) + several, 1, dtype=policy, name="logits")(tensor)
+    logits = layers.Conv2D(len(card.classes) + several, 1, name="logits", **drawn)(tensor)
+    if channels_first:
+        logits = layers.Permute((2, 3, 1), dtype=policy, name="channels_last")(logits)
     # In float32: a bfloat16 probability has 8 bits, coarser than the uint8 codes near 1.
     output = layers.Activation("softmax" if several else "sigmoid", dtype="float32", name="probability")(
         logits

@@ -5,19 +5,18 @@ with halos, `predict_proba` lays it under dask.array.overlap for any lazy image.
 """
 
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from itertools import product
 from math import ceil
-from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from coseis.backends import compile_network
+from coseis.backends import probe_device as probe_device
 from coseis.card import ModelCard
 from coseis.errors import UsageError
 from coseis.features import stack_features
@@ -34,23 +33,6 @@ _device = threading.Semaphore(1)
 
 _compiled: dict[tuple[str, Precision, int, int], Network] = {}
 _compiling = threading.Lock()
-_importing = threading.Lock()
-
-
-def probe_device() -> tuple[str, Precision]:
-    """What computes in this process and its default precision, as recorded in a run's identity.
-
-    Returns:
-        `cpu` or the first GPU's name; and bfloat16 where the hardware has matrix units for it, else float32.
-        Run it on a worker: the client's machine says nothing of theirs.
-    """
-    tf = _tensorflow()
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "cpu", "bfloat16" if "amx_bf16" in _processor_flags() else "float32"
-    details = tf.config.experimental.get_device_details(gpus[0])
-    ampere_or_later = details.get("compute_capability", (0, 0)) >= (8, 0)
-    return str(details.get("device_name", "gpu")), "bfloat16" if ampere_or_later else "float32"
 
 
 def ready_network(model: Model, *, precision: Precision, core_px: int, batch: int) -> Network:
@@ -66,7 +48,8 @@ def ready_network(model: Model, *, precision: Precision, core_px: int, batch: in
     key = (model.digest, precision, side, batch)
     with _compiling:
         if key not in _compiled:
-            _compiled[key] = _compile(model, precision, side, batch)
+            shape = (batch, side, side, model.card.channels)
+            _compiled[key] = compile_network(model.network(precision), shape)
         return _compiled[key]
 
 
@@ -232,47 +215,3 @@ def _measured_scenes(scenes: str, card: ModelCard) -> dict[int, Scene]:
     if card.normalization.kind != "fixed":
         values = [scene if scene.statistics else inspect_scene(scene, card.bands) for scene in values]
     return {scene.index: scene for scene in values}
-
-
-def _tensorflow() -> Any:
-    """TensorFlow, imported without the lines that its libraries write to stderr whatever they are told."""
-    with _importing:  # two threads that swap stderr at once would lose it
-        return _import_tensorflow()
-
-
-@lru_cache(maxsize=1)
-def _import_tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        import tensorflow as tf
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
-    return tf
-
-
-@lru_cache(maxsize=1)
-def _processor_flags() -> str:
-    """The flags line of /proc/cpuinfo; empty where there is none (not Linux)."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return next((line for line in file if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return ""
-
-
-def _compile(model: Model, precision: Precision, side: int, batch: int) -> Network:
-    tf = _tensorflow()
-    network = model.network(precision)
-    shape = tf.TensorSpec((batch, side, side, model.card.channels), tf.float32)
-    function: Any = tf.function(lambda windows: network(windows, training=False), input_signature=[shape])
-
-    def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        out: NDArray[np.float32] = function(windows).numpy()
-        return out
-
-    run(np.zeros(shape.shape, np.float32))
-    return run
