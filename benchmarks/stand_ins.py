@@ -26,13 +26,15 @@ TILE_PX = 1024
 BLOCK_PX = 512
 
 
-def make_region(folder: Path, side_px: int, *, phases: tuple[str, ...] = ("pre", "post")) -> Path:
-    """A catalog of one square scene a phase, 8-bit red, green and blue at 3 m, tiled and with overviews.
+def make_region(
+    folder: Path, shape: int | tuple[int, int], *, phases: tuple[str, ...] = ("pre", "post")
+) -> Path:
+    """A catalog of one scene a phase, 8-bit red, green and blue at 3 m, tiled and with overviews.
 
     The same rough texture is repeated over and over: what a scene shows matters to no engine.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    geobox = region_grid(side_px)
+    geobox = region_grid(shape)
     features = []
     for number, phase in enumerate(phases):
         path = folder / f"{phase}.tif"
@@ -55,15 +57,15 @@ def make_region(folder: Path, side_px: int, *, phases: tuple[str, ...] = ("pre",
     return catalog
 
 
-def region_grid(side_px: int) -> GeoBox:
-    """The grid of a region."""
+def region_grid(shape: int | tuple[int, int]) -> GeoBox:
+    """The grid of a region: (height, width), or the side of a square, px."""
     affine = Affine.translation(*ORIGIN) @ Affine.scale(3, -3)
-    return GeoBox((side_px, side_px), affine, "EPSG:32654")
+    return GeoBox((shape, shape) if isinstance(shape, int) else shape, affine, "EPSG:32654")
 
 
-def region_area(side_px: int) -> dict[str, Any]:
-    """Its area, one pixel inside, as GeoJSON in degrees."""
-    area: dict[str, Any] = region_grid(side_px).extent.buffer(-3).to_crs("EPSG:4326").json
+def region_area(shape: int | tuple[int, int]) -> dict[str, Any]:
+    """Its area, half a metre inside, as GeoJSON in degrees: the grid of a run is the scene's own."""
+    area: dict[str, Any] = region_grid(shape).extent.buffer(-0.5).to_crs("EPSG:4326").json
     return area
 
 
