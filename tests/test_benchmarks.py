@@ -5,6 +5,7 @@ import json
 import pytest
 
 import growth
+import pipeline
 import vectors
 import workers
 
@@ -34,3 +35,11 @@ def test_vectors_makes_as_many_polygons_as_there_are_spots(capsys: pytest.Captur
     [row] = json.loads(capsys.readouterr().out)["rows"]
     # Some of the largest have grown together.
     assert 0.8 * row["spots"] < row["polygons"] < row["spots"]
+
+
+def test_a_scene_mapped_window_by_window_is_the_scene_in_one_call(capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.main(["--quick", "--only", "coseis", "parts"])
+    row = json.loads(capsys.readouterr().out)
+    # Half a code of 1/200.
+    assert row["contenders"]["coseis"]["most_off"] <= 0.0026
+    assert row["seconds_over_parts"] > 0
