@@ -94,6 +94,7 @@ def install_network(mpx_per_s: float = 0.0) -> None:
 
     For `client.run`. It sleeps as one that waits for its GPU does, and computes next to nothing.
     """
+    import coseis.backends
     import coseis.predict
     import coseis.task
 
@@ -106,7 +107,7 @@ def install_network(mpx_per_s: float = 0.0) -> None:
         "probe_device": lambda: ("cpu", "float32"),
         "ready_network": lambda *_, **__: network,
     }
-    for module in (coseis.predict, coseis.task):
+    for module in (coseis.backends, coseis.predict, coseis.task):
         for name, value in changes.items():
             setattr(module, name, value)
 

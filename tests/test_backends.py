@@ -25,7 +25,7 @@ from making import BANDS, texture
 PREDICT = """
 import json, sys
 import numpy as np
-from coseis.predict import probe_device
+from coseis.backends import probe_device
 from test_backends import predicted
 device, precision = probe_device()
 np.save(sys.argv[1], predicted())

@@ -10,7 +10,7 @@ SECRET = "s3cr3t-value-0123456789"
 
 @pytest.fixture(autouse=True)
 def _quick_device(monkeypatch):
-    monkeypatch.setattr("coseis.predict.probe_device", lambda: ("Tesla T4", "float32"))
+    monkeypatch.setattr("coseis.backends.probe_device", lambda: ("Tesla T4", "float32"))
 
 
 def test_versions_model_and_device_are_found():
@@ -49,7 +49,7 @@ def test_what_is_broken_is_told_and_the_rest_still_looked_at(monkeypatch):
     def broken():
         raise ImportError("libcudart.so.12: cannot open shared object file")
 
-    monkeypatch.setattr("coseis.predict.probe_device", broken)
+    monkeypatch.setattr("coseis.backends.probe_device", broken)
     found = dict(findings())
     assert found["computes on"] == "broken: ImportError: libcudart.so.12: cannot open shared object file"
     assert set(CREDENTIALS) <= found.keys()

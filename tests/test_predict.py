@@ -11,12 +11,13 @@ import pytest
 import xarray as xr
 from rasterio.windows import Window
 
+from coseis.backends import probe_device
 from coseis.card import ModelCard, Normalization, Stretch
 from coseis.cube import Recipe, as_cube, load_cube, read_window
 from coseis.errors import UsageError
 from coseis.features import make_features
 from coseis.model import build_unet, save_model
-from coseis.predict import predict_features, predict_proba, probe_device, ready_network, to_codes
+from coseis.predict import predict_features, predict_proba, ready_network, to_codes
 from coseis.reader import inspect_scene
 from coseis.task import predict_chunk
 from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, Scene, Status

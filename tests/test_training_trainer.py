@@ -338,3 +338,10 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     refused("has 3 bands; model tiny expects 6", a_patch(), card=a_card(phases=("pre", "post")))
     unknown = a_labelled_patch(np.full((40, 40), 255, np.uint8))
     refused("no pixel of the training regions has a known label", unknown)
+
+
+def test_another_backend_of_keras_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "keras_backend", lambda: "jax")
+    with pytest.raises(UsageError, match="training needs Keras on TensorFlow, but KERAS_BACKEND is jax"):
+        train(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -57,7 +57,7 @@ def _shipped_model() -> str:
 
 
 def _device() -> str:
-    from coseis.predict import probe_device
+    from coseis.backends import probe_device
 
     device, precision = probe_device()
     return f"{device}, {precision} by default"

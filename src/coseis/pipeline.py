@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coseis.addresses import local_path, scheme_of
+from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig
 from coseis.dispatch import predict_chunks
@@ -28,7 +29,6 @@ from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_plan
-from coseis.predict import probe_device
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
 from coseis.report import (

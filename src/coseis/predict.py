@@ -15,8 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from coseis.backends import compile_network
-from coseis.backends import probe_device as probe_device
+from coseis.backends import compile_network, probe_device
 from coseis.card import ModelCard
 from coseis.errors import UsageError
 from coseis.features import stack_features

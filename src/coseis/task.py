@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from scipy.ndimage import maximum_filter1d
 
+from coseis.backends import probe_device
 from coseis.blocks import read_bytes
 from coseis.cluster import Failure
 from coseis.cube import CubeWindow, read_window
@@ -23,7 +24,7 @@ from coseis.features import stack_features
 from coseis.model import Model, load_model
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, MODEL, Plan, read_plan
-from coseis.predict import predict_features, probe_device, ready_network, to_codes
+from coseis.predict import predict_features, ready_network, to_codes
 from coseis.reader import bytes_per_px
 from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
 from coseis.threshold import count_codes

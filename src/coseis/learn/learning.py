@@ -11,6 +11,7 @@ from distributed import Client
 from pydantic import ValidationError
 from rich.console import Console
 
+from coseis.backends import probe_device
 from coseis.card import ModelCard
 from coseis.cluster import connected
 from coseis.errors import InputRefusedError, UsageError
@@ -21,7 +22,7 @@ from coseis.learn.config import LearnConfig
 from coseis.learn.parts import Parts, divide_sources
 from coseis.learn.regions import find_region, open_patches, open_region
 from coseis.model import Model, save_model
-from coseis.predict import probe_device, to_codes
+from coseis.predict import to_codes
 from coseis.progress import one_step, progress_bars
 from coseis.training.checkpoint import CHECKPOINT_NAME
 from coseis.training.measure import choose_threshold, predict_source

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from distributed import Client
 
+from coseis.backends import keras_backend, probe_device
 from coseis.card import ModelCard
 from coseis.errors import CoseisError, InputRefusedError, UsageError
 from coseis.model import Model, build_unet, copy_weights, load_model, save_model
-from coseis.predict import probe_device
 from coseis.training.augment import halo_of
 from coseis.training.checkpoint import CHECKPOINT_NAME, Progress, read_checkpoint, write_checkpoint
 from coseis.training.curves import BATCHES_NAME, HISTORY_NAME, draw_curves, write_rows
@@ -83,13 +83,16 @@ def train_model(
         running: Cluster, resume and progress.
 
     Raises:
-        UsageError: No source, one of other bands, or a group on both sides of the split.
+        UsageError: No source, one of other bands, a group on both sides of the split, or another backend of
+            Keras than TensorFlow.
         InputRefusedError: The folder holds another training, or one and resume was not asked for.
         UnreachableError: The cluster is lost.
     """
     config, running = config or TrainConfig(), running or Running()
     card = start.card if isinstance(start, Model) else start
     check_sources(sources, validation, card)
+    if (backend := keras_backend()) != "tensorflow":
+        raise UsageError(f"training needs Keras on TensorFlow, but KERAS_BACKEND is {backend}; unset it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / CHECKPOINT_NAME).exists() and not running.resume:
