@@ -124,7 +124,7 @@ def test_remote_equals_local_with_few_requests(scene, shift_m):
     geobox = grid(1024, 1280).translate_pix(shift_m / 3, shift_m / 3)
     window = Window(0, 0, 1024, 1024)
     expected = read_scene(scene, BANDS, geobox, window)
-    with HTTPRangeServer(path.parent, latency=Fixed(20)) as server:
+    with HTTPRangeServer(path.parent, latency=Fixed(150)) as server:
         sources = tuple(source.model_copy(update={"href": server.url(path.name)}) for source in scene.sources)
         remote = scene.model_copy(update={"sources": sources})
         before = read_bytes()
