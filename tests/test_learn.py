@@ -253,12 +253,16 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(event, client,
     settings = settings_of(event, out, **small)
     words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     command = [sys.executable, "-m", "coseis.cli", "train", *words]
+    # Importing JAX asks TensorFlow for more words, in processes started later too.
+    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     # A session of its own, so that the kill takes the local cluster too.
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.PIPE, text=True, env=quiet
+    ) as killed:
         assert killed.stderr is not None
         line = next(line for line in killed.stderr if line.startswith("epoch 1 of 2"))
         os.killpg(killed.pid, signal.SIGKILL)
-    ended = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    ended = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False, env=quiet)
     assert ended.returncode == 0, ended.stderr
     assert "validation loss" in line
     assert ended.stderr.startswith("epoch 2 of 2"), ended.stderr
