@@ -20,6 +20,7 @@ from coseis.evaluation import (
 )
 from ladder_results import PatchCounts, PatchResult, Result
 from ladder_splits import PIXEL_M2, Splits
+from markdown import markdown_table, write_between
 
 BEGIN, END = "<!-- ladder: made by benchmarks/ladder.py -->", "<!-- ladder: end -->"
 RIVALS = ("trees", "rule")
@@ -97,7 +98,10 @@ def write_report(
         for name in names
         if (of_split := [run for run in runs if run.split == name])
     ]
-    _write_between(markdown, "\n\n".join(sections))
+    if not markdown.exists():
+        markdown.parent.mkdir(parents=True, exist_ok=True)
+        markdown.write_text(f"# The ladder\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    write_between(markdown, "\n\n".join(sections), markers=(BEGIN, END))
     table.parent.mkdir(parents=True, exist_ok=True)
     rows = [row for run in runs for row in _csv_rows(run)]
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -228,8 +232,8 @@ def _section(name: str, runs: Sequence[Run], resamples: int) -> str:
     parts = [
         f"### {name}\n\n{len(runs[0].patches)} patches, {_share(first['prevalence'])} landslide, "
         f"{first['labelled']:.0f} landslides of 400 m² or more.",
-        _markdown_table(["rung", "seeds", "threshold", *MAIN_COLUMNS.values()], main),
-        _markdown_table(["rung", *DETAIL_COLUMNS.values()], detail),
+        markdown_table(["rung", "seeds", "threshold", *MAIN_COLUMNS.values()], main),
+        markdown_table(["rung", *DETAIL_COLUMNS.values()], detail),
         *_strata_table(by_rung),
         *_paired_table(by_rung, resamples),
     ]
@@ -247,7 +251,7 @@ def _strata_table(by_rung: dict[str, list[Run]]) -> list[str]:
         measured = {name: [measure(of_seed[name]) for of_seed in of_seeds] for name in names}
         rows.append([rung, *(_cell(measured[name], column) for name in names for column in columns)])
     head = ["rung", *(f"{name}: {title}" for name in names for title in columns.values())]
-    return [_markdown_table(head, rows)]
+    return [markdown_table(head, rows)]
 
 
 def _paired_table(by_rung: dict[str, list[Run]], resamples: int) -> list[str]:
@@ -261,7 +265,7 @@ def _paired_table(by_rung: dict[str, list[Run]], resamples: int) -> list[str]:
             pairs = zip(PAIRED, differences, strict=True)
             rows.append([f"{rung} - {rival}", *(_interval(metric, found) for metric, found in pairs)])
     titles = [MAIN_COLUMNS[metric] for metric in PAIRED]
-    return [_markdown_table(["difference, 95 % interval", *titles], rows)] if rows else []
+    return [markdown_table(["difference, 95 % interval", *titles], rows)] if rows else []
 
 
 def _csv_rows(run: Run) -> list[dict[str, Any]]:
@@ -301,19 +305,3 @@ def _number(column: str, value: float, *, sign: str = "") -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}".replace("%", " %")
-
-
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
-
-
-def _write_between(path: Path, text: str) -> None:
-    """Replaces what stands between the markers of a Markdown file."""
-    whole = path.read_text(encoding="utf-8") if path.exists() else f"# The ladder\n\n{BEGIN}\n{END}\n"
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UsageError(f"{path} lacks the markers {BEGIN} and {END} that the tables are written between")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")

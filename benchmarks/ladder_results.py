@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from coseis.evaluation import (
 from coseis.training.patches import Patch
 from coseis.types import CODE_SCALE, Value
 from ladder_splits import PIXEL_M2, Split, Splits, TrainingPart, digest_groups, read_groups
+from machine import describe_commit, list_versions
 from rungs import Rung
 
 UintArray = npt.NDArray[np.uint8]
@@ -184,9 +183,9 @@ def run_rung(
         threshold=fitted.threshold,
         notes=dict(fitted.notes),
         seconds={"fit": round(fit_s, 2), "predict": round(predict_s, 2)},
-        commit=_commit(),
+        commit=describe_commit(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
-        versions=_versions(),
+        versions=list_versions(PACKAGES),
         patches=count_maps(tests, maps, splits=splits, threshold=fitted.threshold),
     )
     return result, maps
@@ -242,25 +241,3 @@ def _compact(patch: Patch, stratum: str, assessment: Assessment) -> PatchResult:
         boundary=assessment.boundary,
         landslides=assessment.landslides,
     )
-
-
-def _commit() -> str | None:
-    """The commit that was run, with a + where files differ from it; None outside of a repository."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -33,7 +33,7 @@ from coseis.card import ModelCard
 from coseis.features import normalize_intensity
 from coseis.model import load_model
 from coseis.types import CODE_FILL, CODE_SCALE
-from stand_ins import EVENT_TIME, install_network, region_area
+from stand_ins import EVENT_TIME, install_network, map_config, region_area
 
 CORE_PX = 1024
 WARM_UP_PX = 1500
@@ -49,20 +49,12 @@ FloatArray = npt.NDArray[np.float32]
 def map_with_coseis(folder: Path, number: int, *, asleep: bool = False) -> dict[str, float]:
     """The stage `predict` of a run; the worker has predicted a small area before."""
     from coseis.cluster import connected
-    from coseis.config import ClusterConfig, MapConfig, ModelConfig, OutputConfig, SearchConfig
+    from coseis.config import ClusterConfig
     from coseis.pipeline import map_event
 
     def run(area: str, out: str, client: Any) -> Any:
-        config = MapConfig(
-            search=SearchConfig(
-                catalog=str(folder / "region" / "items.json"),
-                aoi=str(folder / area),
-                event_time=EVENT_TIME.isoformat(),
-                allow_missing_pre=True,
-            ),
-            model=ModelConfig(core=CORE_PX, precision="float32"),
-            output=OutputConfig(out=str(folder / out)),
-        )
+        catalog = folder / "region" / "items.json"
+        config = map_config(catalog, folder / area, folder / out, core=CORE_PX)
         return map_event(config, client=client)
 
     (folder / "small.geojson").write_text(json.dumps(region_area(WARM_UP_PX)))

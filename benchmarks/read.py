@@ -19,7 +19,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -39,6 +37,7 @@ from pyproj import Transformer
 from scipy.ndimage import zoom
 
 from coseis.simulate.planetscope import write_cog
+from machine import describe_machine
 from read_contenders import BANDS, CHUNK_PX, NODATA, READERS, Job, Measured, grid_of, measure, prepare
 
 REMOTE_THREADS = 16
@@ -83,9 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         json.dumps(
             {
                 "benchmark": "read",
-                "commit": _commit(),
-                "machine": f"{platform.machine()}, {cores} cores",
-                "versions": {name: version(name) for name in ("coseis", "rasterio", "stackstac", "odc-stac")},
+                "machine": describe_machine(("coseis", "rasterio", "stackstac", "odc-stac")),
                 "shape": [options.scenes, len(BANDS), options.side_px, options.side_px],
                 "dtype": "uint16 to float32",
                 "chunk_px": CHUNK_PX,
@@ -223,15 +220,6 @@ def _serve_s3(folder: Path, latency_ms: float, connection: Connection) -> None:
         store.set_latency(LogNormal(mode_ms=latency_ms, seed=0))
         connection.send(store.endpoint_url)
         connection.recv()
-
-
-def _commit() -> str:
-    """Short hash of the code that is measured; empty outside a checkout."""
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return asked.stdout.strip()
 
 
 if __name__ == "__main__":

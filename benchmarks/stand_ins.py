@@ -17,11 +17,13 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter
 
 from coseis.card import ModelCard, Normalization, Stretch
+from coseis.config import MapConfig, ModelConfig, OutputConfig, SearchConfig
 from coseis.model import CARD_NAME, WEIGHTS_NAME
 
 EVENT_TIME = datetime(2018, 9, 5, 18, 8, tzinfo=UTC)
 ORIGIN = (583_200.0, 4_737_072.0)
 """Upper left corner, EPSG:32654: whole multiples of 3 m, so that a scene lies on the output's grid."""
+RESOLUTION_M = 3
 TILE_PX = 1024
 BLOCK_PX = 512
 
@@ -59,14 +61,28 @@ def make_region(
 
 def region_grid(shape: int | tuple[int, int]) -> GeoBox:
     """The grid of a region: (height, width), or the side of a square, px."""
-    affine = Affine.translation(*ORIGIN) @ Affine.scale(3, -3)
+    affine = Affine.translation(*ORIGIN) @ Affine.scale(RESOLUTION_M, -RESOLUTION_M)
     return GeoBox((shape, shape) if isinstance(shape, int) else shape, affine, "EPSG:32654")
 
 
 def region_area(shape: int | tuple[int, int]) -> dict[str, Any]:
-    """Its area, half a metre inside, as GeoJSON in degrees: the grid of a run is the scene's own."""
-    area: dict[str, Any] = region_grid(shape).extent.buffer(-0.5).to_crs("EPSG:4326").json
+    """Its area, half a metre inside, as GeoJSON in degrees: the grid of a run is the scene's own.
+
+    With a corner every kilometre, since an edge that is straight in metres is bent in degrees.
+    """
+    area: dict[str, Any] = region_grid(shape).extent.buffer(-0.5).to_crs("EPSG:4326", resolution=1000).json
     return area
+
+
+def map_config(catalog: Path, area: Path, out: Path, **model: Any) -> MapConfig:
+    """Of a run over a region, with the settings of its model."""
+    return MapConfig(
+        search=SearchConfig(
+            catalog=str(catalog), aoi=str(area), event_time=EVENT_TIME.isoformat(), allow_missing_pre=True
+        ),
+        model=ModelConfig(**{"precision": "float32"} | model),
+        output=OutputConfig(out=str(out)),
+    )
 
 
 def make_card(folder: Path) -> Path:

@@ -25,14 +25,14 @@ from distributed import Client, LocalCluster
 
 from coseis import dispatch
 from coseis.cluster import connected
-from coseis.config import ClusterConfig, MapConfig, ModelConfig, OutputConfig, SearchConfig
+from coseis.config import ClusterConfig
 from coseis.pipeline import map_event
 from coseis.store import DoneRecord
 from coseis.task import TaskReport
 from coseis.types import CODE_SCALE
 from coseis.windows import Chunk, chunk_grid
 from machine import describe_machine
-from stand_ins import EVENT_TIME, install_network, make_card, make_region, region_area
+from stand_ins import install_network, make_card, make_region, map_config, region_area
 
 H100_MPX_PER_S = 75.0
 """Of 64 filters: a scene of 75 Mpx in about a second. Not measured."""
@@ -133,12 +133,8 @@ def _real(folder: Path, workers: int, side: int) -> dict[str, float]:
     region, area = folder / "region", folder / "area.geojson"
     catalog = region / "items.json" if region.exists() else make_region(region, side_px, phases=("post",))
     area.write_text(json.dumps(region_area(side_px)))
-    config = MapConfig(
-        search=SearchConfig(
-            catalog=str(catalog), aoi=str(area), event_time=EVENT_TIME.isoformat(), allow_missing_pre=True
-        ),
-        model=ModelConfig(model=str(make_card(folder / "model")), core=REAL_CORE_PX, precision="float32"),
-        output=OutputConfig(out=str(folder / f"run-{workers}")),
+    config = map_config(
+        catalog, area, folder / f"run-{workers}", model=str(make_card(folder / "model")), core=REAL_CORE_PX
     )
     with connected(ClusterConfig(workers=workers, threads=2)) as client:
         client.wait_for_workers(workers)

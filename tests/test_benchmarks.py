@@ -1,11 +1,14 @@
 """The quick form of the engine's benchmarks: it runs, and its row says what it should. No timings here."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import growth
 import pipeline
+import report
+import throughput_per_gpu
 import vectors
 import workers
 
@@ -43,3 +46,32 @@ def test_a_scene_mapped_window_by_window_is_the_scene_in_one_call(capsys: pytest
     # Half a code of 1/200.
     assert row["contenders"]["coseis"]["most_off"] <= 0.0026
     assert row["seconds_over_parts"] > 0
+
+
+def test_throughput_tries_all_combinations(capsys: pytest.CaptureFixture[str]) -> None:
+    throughput_per_gpu.main(["--quick", "--precision", "float32"])
+    row = json.loads(capsys.readouterr().out)
+    assert {one["threads"] for one in row["rows"]} == {1, 2}
+    for one in row["rows"]:
+        assert 0 < one["network_share"] <= 1
+        assert one["km2_per_s"] == pytest.approx(9 * one["mpx_per_s"], abs=0.01)
+        assert (one["gpu_share"] is None) == (row["gpus"] == 0)
+
+
+def test_a_report_has_a_table_and_a_plot_of_what_was_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors.main(["--quick"])
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "vectors.json").write_text(capsys.readouterr().out)
+    readme = tmp_path / "benchmarks" / "README.md"
+    readme.write_text("\n".join(("before", *report.MARKERS, "after")))
+    monkeypatch.setattr(report, "HERE", tmp_path / "benchmarks")
+    report.main()
+    text = readme.read_text()
+    assert "### kernel\n\nNot measured." in text
+    assert "| polygons | trace, s |" in text
+    assert text.startswith("before")
+    assert text.endswith("after")
+    assert (tmp_path / "docs" / "images" / "benchmark-vectors.png").stat().st_size > 5000

@@ -54,7 +54,7 @@ from coseis.vectorize import BlockPieces, merge_blocks, trace_block
 from coseis.windows import Chunk, chunk_grid
 
 VECTORIZE_PX = 2048
-"""Side of the blocks that are traced at once: measured quickest; larger blocks leave the cache."""
+"""Least side of the blocks that are traced at once: measured quickest; larger blocks leave the cache."""
 
 
 def map_event(
@@ -334,7 +334,9 @@ def _finish(
 def _trace(
     plan: Plan, output: OutputConfig, threshold: ThresholdChoice, client: Client, progress: Progress
 ) -> list[BlockPieces]:
-    blocks = list(chunk_grid(plan.identity.shape, VECTORIZE_PX))
+    # Four chunks at least: a task a chunk would be as many as predicting takes.
+    side_px = max(VECTORIZE_PX, 2 * shard_px(output.out, plan.geobox))
+    blocks = list(chunk_grid(plan.identity.shape, side_px))
     post = plan.identity.phases.index("post")
     begun = time.time_ns()  # in the keys: the same block is traced again with another threshold
     jobs = (
