@@ -120,7 +120,7 @@ def _coseis(job: Job) -> Callable[[], tuple[Pixels, int, int]]:
     kept_blocks.clear()
 
     def read() -> tuple[Pixels, int, int]:
-        out = np.empty((len(scenes), len(BANDS), *grid.shape), np.float32)
+        out = np.full((len(scenes), len(BANDS), *grid.shape), np.nan, np.float32)
         halo_px = job.halo_px
 
         def fill(place: tuple[int, int, int]) -> ReadBytes:
@@ -129,8 +129,10 @@ def _coseis(job: Job) -> Callable[[], tuple[Pixels, int, int]]:
             target = out[number, :, y0 : y0 + CHUNK_PX, x0 : x0 + CHUNK_PX]
             _, height, width = target.shape
             window = Window(x0 - halo_px, y0 - halo_px, width + 2 * halo_px, height + 2 * halo_px)
-            part = read_scene(scenes[number], BANDS, grid, window, shared_px=2 * halo_px)
-            target[:] = part[:, halo_px : halo_px + height, halo_px : halo_px + width]
+            into = None if halo_px else target
+            part = read_scene(scenes[number], BANDS, grid, window, shared_px=2 * halo_px, out=into)
+            if halo_px:
+                target[:] = part[:, halo_px : halo_px + height, halo_px : halo_px + width]
             return read_bytes() - before
 
         with ThreadPoolExecutor(job.threads) as pool:

@@ -59,6 +59,13 @@ def test_bands_come_in_the_order_asked(aligned):
     np.testing.assert_array_equal(whole(scene, BANDS[::-1]), whole(scene)[::-1])
 
 
+def test_a_scene_is_read_to_where_it_is_wanted(degrees):
+    image = np.full((2, 3, 700, 900), np.nan, np.float32)
+    assert np.shares_memory(read_scene(degrees, BANDS, GRID, Window(0, 0, 900, 700), out=image[1]), image)
+    np.testing.assert_array_equal(image[1], whole(degrees))
+    assert np.isnan(image[0]).all()
+
+
 @pytest.fixture(scope="module")
 def surroundings(aligned, degrees):
     around = Window(-600, -600, 2200, 2000)

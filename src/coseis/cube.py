@@ -78,13 +78,16 @@ def read_window(recipe: Recipe, window: Window) -> CubeWindow:
     status = np.empty(shape, np.uint8)
     for number, phase in enumerate(recipe.phases):
         scenes = [scene for scene in recipe.scenes if scene.phase == phase]
-        for scene in scenes:
+        for place, scene in enumerate(scenes):
             empty = index[number] == SCENE_FILL
             if not empty.any():
                 break
-            values = read_scene(scene, recipe.bands, recipe.geobox, window)
+            # The first is read to where it belongs; most windows have no other.
+            into = None if place else image[number]
+            values = read_scene(scene, recipe.bands, recipe.geobox, window, out=into)
             fresh = empty & np.isfinite(values[0])
-            np.copyto(image[number], values, where=fresh)
+            if place:
+                np.copyto(image[number], values, where=fresh)
             index[number][fresh] = scene.index
         status[number] = _status(index[number], scenes, recipe, window)
     return CubeWindow(image, status, index)

@@ -76,6 +76,7 @@ def read_scene(
     window: Window,
     *,
     shared_px: int = SHARED_PX,
+    out: FloatBands | None = None,
 ) -> FloatBands:
     """One scene's bands over a window of the output grid.
 
@@ -85,6 +86,7 @@ def read_scene(
         geobox: The output grid. Its origin anchors the block lattice, so it must be the whole region's.
         window: Pixels of `geobox` to read; may reach beyond it on any side (halos do).
         shared_px: Overlap with neighbouring windows; blocks that lie farther inside are not kept for them.
+        out: Holds NaN; filled and returned, so that nothing is copied. Default: a new array.
 
     Returns:
         float32 (band, y, x) in physical units: 0-255 for display, 0-1 for reflectance. NaN where the scene
@@ -93,7 +95,8 @@ def read_scene(
     Raises:
         InputRefusedError: a file is missing, is no GeoTIFF, or breaks off; item, asset and address are named.
     """
-    out = np.full((len(bands), window.height, window.width), np.nan, np.float32)
+    if out is None:
+        out = np.full((len(bands), window.height, window.width), np.nan, np.float32)
     rows = {band: row for row, band in enumerate(bands)}
     files = _by_file(scene, bands)
     for sources in files.values():
