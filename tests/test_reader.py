@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 import rasterio
@@ -64,6 +65,19 @@ def test_a_scene_is_read_to_where_it_is_wanted(degrees):
     assert np.shares_memory(read_scene(degrees, BANDS, GRID, Window(0, 0, 900, 700), out=image[1]), image)
     np.testing.assert_array_equal(image[1], whole(degrees))
     assert np.isnan(image[0]).all()
+
+
+def test_boto_is_asked_once_for_the_same_credentials(degrees, monkeypatch):
+    """rasterio alone makes sessions of boto3 for each warp."""
+    made = []
+    make = boto3.Session
+    monkeypatch.setattr("boto3.Session", lambda **keywords: made.append(keywords) or make(**keywords))
+    for key in ("one", "another"):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        kept_blocks.clear()
+        assert np.isfinite(whole(degrees)).any()
+    assert len(made) == 2
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ A file is decoded in the blocks that it is stored in, each once a process for al
 chunks of a run share their halos.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rasterio.crs import CRS
 from rasterio.enums import Interleaving, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
+from rasterio.session import Session
 from rasterio.windows import Window
 
 from coseis.addresses import gdal_environment, is_remote, local_path, public_form, to_gdal
@@ -32,8 +34,29 @@ LEAST_BLOCK_PX = 256
 """Smaller stored blocks, and strips, are decoded and kept several at a time."""
 KEPT_HEADERS = 1024
 
+AWS_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+)
+
 FloatBands = NDArray[np.float32]
 Stored = NDArray[Any]
+
+
+_make_session = Session.from_environ
+
+
+@lru_cache(1)
+def _session_of(keys: tuple[str | None, ...]) -> Session:
+    return _make_session()
+
+
+# With keys in the environment and boto3 installed, rasterio makes a session of it several times a warp, 20 ms
+# each: more than warping a block takes. The same keys make the same session.
+Session.from_environ = staticmethod(lambda: _session_of(tuple(map(os.environ.get, AWS_KEYS))))
 
 
 @dataclass(frozen=True)
