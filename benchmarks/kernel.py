@@ -11,7 +11,9 @@ The rival `pytorch` is the network of torch_unet.py in PyTorch at its best docum
 inference mode, cuDNN's autotuning, and for bfloat16 the weights converted once (autocast would convert them
 in each call). --compile adds `pytorch_compiled`: torch.compile with max-autotune, which needs a C++ compiler.
 
-Counted are the multiplications and additions of convolutions, two a multiply-add; not bias, ReLU and pooling.
+Of `same` windows coseis computes the way up for the core alone, PyTorch for the whole window; both deliver
+the same core. Counted are the multiplications and additions of convolutions, two a multiply-add; not bias,
+ReLU and pooling.
 `tflop_s` and `delivered_mpx_s` (pixels of cores, not of windows) are of calls on the device; `host_s` is a
 call from and to the process's memory. `within_one_code` is the share of pixels whose uint8 code is within one
 of the first engine's in float32. `matmul_share` is tflop_s over that of a square bfloat16 matrix product in
@@ -38,7 +40,9 @@ import numpy as np
 
 from coseis.backends import BACKENDS, probe_device
 from coseis.card import ModelCard
+from coseis.model import CORE_MARGIN_PX
 from coseis.types import CODE_SCALE
+from coseis.windows import HALO_PX
 from kernel_engines import (
     COMPILED_RIVAL,
     Case,
@@ -96,8 +100,9 @@ def installed_engines(*, compiled: bool = False) -> list[str]:
     return [*(name for name in BACKENDS if find_spec(name)), *rivals]
 
 
-def window_flop(card: ModelCard, window_px: int) -> int:
-    """Multiplications and additions of the convolutions for one square window."""
+def window_flop(card: ModelCard, window_px: int, *, core_only: bool = False) -> int:
+    """Multiplications and additions of the convolutions for one square window; see `build_unet`."""
+    core_only = core_only and card.padding == "same"
     shrink_px = 2 if card.padding == "valid" else 0
     filters = [card.base_filters << level for level in range(card.levels)]
     side_px, flop = window_px, 0
@@ -106,6 +111,9 @@ def window_flop(card: ModelCard, window_px: int) -> int:
         for channels in (before, after):
             side_px -= shrink_px
             flop += 2 * 9 * channels * after * side_px**2
+    if core_only:
+        side_px -= 2 * ((HALO_PX["same"] >> (card.levels - 1)) - CORE_MARGIN_PX)
+        shrink_px = 2
     for after in reversed(filters[:-1]):
         side_px *= 2
         # One tap of a 2x2 transposed convolution with stride 2 reaches a pixel; the skip doubles channels.
@@ -143,9 +151,9 @@ def _measure(
     for _ in range(repeats):
         for name, engine in engines.items():
             seconds[name].append(engine.submit(time_network, name, calls[name]).result())
-    flop = case.batch * window_flop(case.card(), case.window_px)
     for name, pairs in seconds.items():
         on_device_s = median(pair[0] for pair in pairs)
+        flop = case.batch * window_flop(case.card(), case.window_px, core_only=name in BACKENDS)
         rivals = seconds.get(RIVAL, [])
         ratios = [rival[0] / own[0] for rival, own in zip(rivals, pairs, strict=False)]
         yield {

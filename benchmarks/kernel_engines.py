@@ -98,18 +98,20 @@ def prepare_network(engine: str, case: Case, folder: Path) -> tuple[int, NDArray
     """Compiles and warms.
 
     Returns:
-        How many calls in a row last long enough to be timed; and probabilities, (window, y, x, 1).
+        How many calls in a row last long enough to be timed; and the core's probabilities, (window, y, x, 1).
     """
     windows = case.windows()
     if engine in BACKENDS:
-        network = compile_network(load_model(folder).network(case.precision), windows.shape)
+        network = compile_network(load_model(folder).network(case.precision, core_only=True), windows.shape)
     else:
         network = _plain_torch(folder, case, compiled=engine == COMPILED_RIVAL)
     _held[engine] = network, windows
     for _ in range(2):  # cuDNN and torch.compile choose in the first calls
         time_network(engine, 1)
     on_device_s, _ = time_network(engine, 1)
-    return ceil(LEAST_S / on_device_s), np.array(network(windows))
+    probability, side = network(windows), core_px(case.window_px, case.padding)
+    cut = (probability.shape[1] - side) // 2
+    return ceil(LEAST_S / on_device_s), np.array(probability[:, cut : cut + side, cut : cut + side])
 
 
 def time_network(engine: str, calls: int) -> tuple[float, float]:

@@ -39,11 +39,12 @@ def test_quick_run_measures_every_engine_and_all_agree(capsys):
         assert described["matmul_bf16_tflop_s"] > 0
 
 
+@pytest.mark.parametrize("core_only", [False, True])
 @pytest.mark.parametrize(("filters", "window", "padding"), [(2, 252, "valid"), (3, 256, "same")])
-def test_flop_follow_from_the_shapes_of_the_layers(filters, window, padding):
+def test_flop_follow_from_the_shapes_of_the_layers(filters, window, padding, core_only):
     case = Case(filters, window, "float32", 1)
     assert case.padding == padding
-    network = build_unet(case.card())
+    network = build_unet(case.card(), core_only=core_only)
     layers = [layer for layer in network.layers if layer.weights]
     shapes = keras.Model(network.input, [layer.output for layer in layers]).compute_output_shape(
         (1, window, window, 3)
@@ -53,7 +54,7 @@ def test_flop_follow_from_the_shapes_of_the_layers(filters, window, padding):
         # Of a transposed convolution, whose stride is its size, one tap reaches a pixel.
         taps = 4 if isinstance(layer, keras.layers.Conv2DTranspose) else 1
         flop += 2 * np.prod(layer.kernel.shape) // taps * np.prod(shape[1:3])
-    assert kernel.window_flop(case.card(), window) == flop
+    assert kernel.window_flop(case.card(), window, core_only=core_only) == flop
 
 
 @needs_torch

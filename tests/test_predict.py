@@ -73,6 +73,16 @@ def test_tiled_equals_whole(models, features, padding, core):
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
+def test_the_core_alone_has_the_numbers_of_the_whole_window(models, features, padding):
+    windows = features[None, : window_px(192, padding), : window_px(192, padding)]
+    model = models[padding]
+    whole, core = (np.asarray(model.network(core_only=core_only)(windows)) for core_only in (False, True))
+    assert core.shape == (1, 196, 196, 1)
+    cut = (whole.shape[1] - 196) // 2
+    np.testing.assert_allclose(core, whole[:, cut : cut + 196, cut : cut + 196], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
 def test_off_the_lattice_is_not_exact(models, features, padding):
     """The lattice is no superstition: the same core, its window 8 px off, gives other numbers."""
     model, halo = models[padding], HALO_PX[padding]

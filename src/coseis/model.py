@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from coseis.card import ModelCard
+from coseis.card import ModelCard, Padding
 from coseis.errors import UsageError
 from coseis.types import Value
+from coseis.windows import HALO_PX
 
 if TYPE_CHECKING:
     import h5py
@@ -26,6 +27,8 @@ Precision = Literal["float32", "bfloat16"]
 
 CARD_NAME = "card.json"
 WEIGHTS_NAME = "weights.h5"
+CORE_MARGIN_PX = 2
+"""Around the core that a network of `core_only` delivers."""
 MAX_FILE_BYTES = 1 << 30
 """Largest card or weights file that is read: eight times the float32 weights of 64 base filters."""
 
@@ -54,8 +57,12 @@ class Model(Value):
         weights = _checked_weights(self.path, self.card)
         return {CARD_NAME: _read_file(self.path, CARD_NAME), WEIGHTS_NAME: weights}
 
-    def network(self, precision: Precision = "float32") -> keras.Model:
+    def network(self, precision: Precision = "float32", *, core_only: bool = False) -> keras.Model:
         """The network with its weights, built once a process and precision, however many threads ask.
+
+        Args:
+            precision: What the convolutions compute in.
+            core_only: See `build_unet`.
 
         Raises:
             UsageError: The weights are gone, were changed since `load_model`, or do not fit the card.
@@ -63,11 +70,11 @@ class Model(Value):
         # The digest alone does not say it: `same` and `valid` networks take the same weights.
         card = self.card
         shape = (card.bands, card.phases, card.classes, card.base_filters, card.padding)
-        key = (self.digest, *shape, precision)
+        key = (self.digest, *shape, precision, core_only)
         with _networks_lock:
             if key not in _networks:
                 weights = _checked_weights(self.path, card)
-                network = build_unet(card, precision=precision, random_weights=False)
+                network = build_unet(card, precision=precision, random_weights=False, core_only=core_only)
                 _set_weights(network, weights, self.path)
                 _networks[key] = network
             return _networks[key]
@@ -165,7 +172,11 @@ def check_bands(card: ModelCard, available: Collection[str]) -> None:
 
 
 def build_unet(
-    card: ModelCard, *, precision: Precision = "float32", random_weights: bool = True
+    card: ModelCard,
+    *,
+    precision: Precision = "float32",
+    random_weights: bool = True,
+    core_only: bool = False,
 ) -> keras.Model:
     """The ENVINet5 U-Net: five levels, 23 convolutions, no layer that looks at the whole window.
 
@@ -177,11 +188,15 @@ def build_unet(
         card: Bands, base filters, padding and classes are taken from it.
         precision: bfloat16 computes the convolutions in bfloat16; variables and output stay float32.
         random_weights: False: zeros, where weights are set next. JAX compiles the draw of every shape: 30 s.
+        core_only: With `same` padding the halo is needed on the way down alone. True: it is cropped off the
+            way up, two thirds of the work, and of the output all but CORE_MARGIN_PX; the core's numbers are
+            the same. For windows with their halo. `valid` padding never computes it.
 
     Returns:
         Input float32 (window, y, x, band), any y and x that the card's lattice allows; output float32
         (window, y, x, channel) in [0, 1]: for one class its probability (sigmoid), for several
-        background first, then the classes (softmax). With valid padding y and x are 184 px less.
+        background first, then the classes (softmax). With valid padding y and x are 184 px less, and 188 px
+        where only the core is computed.
 
     Reference:
         Ronneberger, Fischer and Brox 2015, doi:10.1007/978-3-319-24574-4_28; padding `same` and fewer
@@ -196,15 +211,18 @@ def build_unet(
     channels_first = keras.backend.backend() == "torch"
     data_format, channel_axis = ("channels_first", 1) if channels_first else ("channels_last", -1)
     layout = {"data_format": data_format, "dtype": policy}
+    core_only = core_only and card.padding == "same"
     he_normal, glorot = ("he_normal", "glorot_uniform") if random_weights else ("zeros", "zeros")
     drawn = {**layout, "kernel_initializer": glorot}
 
-    def double_convolution(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
+    def double_convolution(
+        tensor: keras.KerasTensor, filters: int, name: str, padding: Padding = card.padding
+    ) -> keras.KerasTensor:
         for step in (1, 2):
             tensor = layers.Conv2D(
                 filters,
                 3,
-                padding=card.padding,
+                padding=padding,
                 activation="relu",
                 kernel_initializer=he_normal,
                 name=f"{name}_conv{step}",
@@ -221,15 +239,21 @@ def build_unet(
         skips.append(tensor)
         tensor = layers.MaxPooling2D(2, name=f"down{level}_pool", **layout)(tensor)
     tensor = double_convolution(tensor, card.base_filters << (card.levels - 1), f"down{card.levels}")
+    if core_only:
+        crop_px = _halo_px(card.levels) - CORE_MARGIN_PX
+        tensor = layers.Cropping2D(crop_px, name=f"down{card.levels}_crop", **layout)(tensor)
     for level in range(card.levels - 1, 0, -1):
         filters = card.base_filters << (level - 1)
         tensor = layers.Conv2DTranspose(filters, 2, strides=2, name=f"up{level}", **drawn)(tensor)
         skip = skips[level - 1]
         crop_px = _skip_crop_px(level, card.levels) if card.padding == "valid" else 0
+        if core_only:
+            # Twice the margin below: what two valid convolutions turn into that margin again.
+            crop_px = _halo_px(level) - 2 * CORE_MARGIN_PX
         if crop_px:
             skip = layers.Cropping2D(crop_px, name=f"up{level}_crop", **layout)(skip)
         tensor = layers.Concatenate(channel_axis, dtype=policy, name=f"up{level}_skip")([skip, tensor])
-        tensor = double_convolution(tensor, filters, f"up{level}")
+        tensor = double_convolution(tensor, filters, f"up{level}", "valid" if core_only else card.padding)
     several = len(card.classes) > 1
     logits = layers.Conv2D(len(card.classes) + several, 1, name="logits", **drawn)(tensor)
     if channels_first:
@@ -239,6 +263,11 @@ def build_unet(
         logits
     )
     return keras.Model(windows, output, name="envinet5")
+
+
+def _halo_px(level: int) -> int:
+    """Of a `same` window at the resolution of a level: 96, 48, 24, 12, 6."""
+    return HALO_PX["same"] >> (level - 1)
 
 
 def _skip_crop_px(level: int, levels: int) -> int:

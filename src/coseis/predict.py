@@ -48,7 +48,7 @@ def ready_network(model: Model, *, precision: Precision, core_px: int, batch: in
     with _compiling:
         if key not in _compiled:
             shape = (batch, side, side, model.card.channels)
-            _compiled[key] = compile_network(model.network(precision), shape)
+            _compiled[key] = compile_network(model.network(precision, core_only=True), shape)
         return _compiled[key]
 
 
