@@ -39,7 +39,7 @@ NETWORKS = Path(__file__).parent / "results" / "networks"
 """Trained networks that several splits share; not kept in the repository."""
 LONGEST_PREFIX = 12
 
-QUARTER_TURNS = NO_AUGMENTATION.model_copy(update={"mirror": True, "rotate": True})
+TURNS = NO_AUGMENTATION.model_copy(update={"mirror": True, "rotate": True})
 PAPER = TrainConfig(
     epochs=30,
     patches_per_epoch=17,
@@ -64,7 +64,7 @@ PLAIN = TrainConfig(
     loss="cross_entropy",
     landslide_weight=1.0,
     class_weight=(0.0, 0.0),
-    augmentation=QUARTER_TURNS,
+    augmentation=TURNS,
 )
 GENERAL = TrainConfig(epochs=15, patches_per_epoch=360, class_weight=(0.5, 0.25))
 SAME_SCENE = Augmentation(

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     height, width = QUICK_SHAPE if options.quick else options.shape
     rounds = 1 if options.quick else options.rounds
-    crop_px = QUICK_CROP_PX if options.quick else CROP_PX
+    crop_px = min(QUICK_CROP_PX if options.quick else CROP_PX, height // 16 * 16, width // 16 * 16)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_region(folder / "region", (height, width), phases=("post",))

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -33,9 +33,6 @@ from rasterio.windows import Window
 from coseis.errors import InputRefusedError, UsageError
 from coseis.objects import put_object
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, Status, Value
-
-if TYPE_CHECKING:
-    pass
 
 WindowReader = Callable[[slice, slice], NDArray[Any]]
 """(rows, columns) of the grid -> array (band, height, width) of the layout's dtype."""
