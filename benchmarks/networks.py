@@ -20,7 +20,7 @@ from coseis.model import Model, load_model
 from coseis.simulate import simulate_arrays
 from coseis.training.measure import choose_threshold, predict_patch
 from coseis.training.patches import Patch, scene_percentiles
-from coseis.training.settings import NO_AUGMENTATION, Augmentation, TrainConfig
+from coseis.training.settings import NO_AUGMENTATION, TrainConfig
 from coseis.training.trainer import Running, train_model
 from ladder_splits import SYNTHETIC, TrainingPart, read_groups
 from rungs import Fitted
@@ -67,13 +67,10 @@ PLAIN = TrainConfig(
     augmentation=TURNS,
 )
 GENERAL = TrainConfig(epochs=15, patches_per_epoch=360, class_weight=(0.5, 0.25))
-SAME_SCENE = Augmentation(
-    gain=0.05, band_gain=0.03, gamma=0.05, offset=0.01, statistics=0.05, noise=0.005, missing=0.05
-)
-"""Of patches from the scene that is mapped: its light is known, so only shapes are changed much."""
 FINE_TUNE = TrainConfig(
-    epochs=8, patches_per_epoch=360, class_weight=(0.0, 0.0), landslide_weight=1.0, augmentation=SAME_SCENE
+    epochs=10, patches_per_epoch=360, class_weight=(0.0, 0.0), landslide_weight=1.0, augmentation=TURNS
 )
+"""On patches from the scene that is mapped: light and scale are known, so only the direction is changed."""
 
 
 @dataclass(frozen=True)
