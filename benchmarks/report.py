@@ -96,11 +96,13 @@ def _pipeline_table(row: Row) -> str:
     ratios = ", ".join(f"{ratio} x {name}" for name, ratio in row["coseis_over"].items())
     size = " x ".join(map(str, row["shape"]))
     end_to_end = f"{row['seconds_over_parts']} of the sum of its parts end to end"
-    return f"{size} px. coseis: {ratios}; {end_to_end}.\n\n{_table(named, columns)}"
+    return (
+        f"{size} px, medians of {row['rounds']}. coseis: {ratios}; {end_to_end}.\n\n{_table(named, columns)}"
+    )
 
 
 def _pipeline_plot(axes: Axes, row: Row) -> None:
-    names = list(row["contenders"])
+    names = [name for name in row["contenders"] if name not in ("parts", "asleep")]
     axes.barh(names[::-1], [row["contenders"][name]["mpx_per_s"] for name in names[::-1]])
     axes.set(xlabel="Mpx/s", title="A scene from COG to Zarr")
 
@@ -139,7 +141,8 @@ def _growth_table(row: Row) -> str:
     return (
         f"{_table(row['areas'], columns)}\n\nSeconds a chunk, last over first: "
         f"{row['seconds_per_chunk_last_over_first']}; peak memory of the worker: "
-        f"{row['worker_peak_last_over_first']}. A plan of {region['chunks']:,} chunks has its first after "
+        f"{row['worker_peak_last_over_first']}. Medians of {row['rounds']}.\n\n"
+        f"A plan of {region['chunks']:,} chunks has its first after "
         f"{region['first_chunk_s']} s, the client and the scheduler (one process) take "
         f"{region['client_and_scheduler_peak_mib']:.0f} MiB then."
     )

@@ -104,7 +104,11 @@ def _asleep(workers: int, seconds: float) -> dict[str, Any]:
     try:
         with (
             LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=False,
+                memory_limit=0,
+                dashboard_address="127.0.0.1:0",
             ) as cluster,
             Client(cluster) as client,
         ):
