@@ -74,12 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counter = TaskCounter()
         client.cluster.scheduler.add_plugin(counter)
         _run(folder, "warm-up", sides[0], client)
+        # First, while the client has done no other work: memory that is freed is not always given back.
+        planned = _first_of_many(folder, 8 if options.quick else REGION_SIDE, client)
         rows: dict[int, list[dict[str, float]]] = {side: [] for side in (1, *sides)}
         for number in range(rounds):
             for side in rows:
                 counter.counts.clear()
                 rows[side].append(_measure(folder, f"{side}-{number}", side, client, counter))
-        planned = _first_of_many(folder, 8 if options.quick else REGION_SIDE, client)
     one, *areas = [_summary(side, rows[side]) for side in rows]
     for area in areas:
         area["seconds_per_chunk"] = round((area["seconds"] - one["seconds"]) / (area["chunks"] - 1), 4)
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {
                 "benchmark": "growth",
                 "machine": describe_machine(),
+                "rounds": rounds,
                 "one_chunk_s": one["seconds"],
                 "areas": areas,
                 "seconds_per_chunk_last_over_first": round(

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "benchmark": "pipeline",
                 "machine": describe_machine(),
                 "shape": [height, width],
+                "rounds": rounds,
                 "contenders": contenders,
                 "coseis_over": {
                     name: round(ours / row["mpx_per_s"], 2)

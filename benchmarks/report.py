@@ -127,7 +127,7 @@ def _read_plot(axes: Axes, row: Row) -> None:
         places = [place + number * width for place in range(len(row["cases"]))]
         axes.bar(places, [case["mb_s"][name] for case in row["cases"]], width, label=name)
     axes.set_xticks(range(len(row["cases"])), [f"{case['access']}, {case['grid']}" for case in row["cases"]])
-    axes.set(ylabel="MB/s of float32", yscale="log", title="Files of four bands to arrays")
+    axes.set(ylabel="MB/s of float32", title="Files of four bands to arrays")
     axes.legend(fontsize=7)
 
 
@@ -169,6 +169,8 @@ def _workers_plot(axes: Axes, row: Row) -> None:
     sleeping = row["sleeping"]
     axes.plot([one["workers"] for one in sleeping], [one["efficiency"] for one in sleeping], "o-")
     axes.set(xlabel="workers", ylabel="efficiency", xscale="log", ylim=(0, 1.05), title="Sleeping GPUs")
+    axes.set_xticks([one["workers"] for one in sleeping], [str(one["workers"]) for one in sleeping])
+    axes.minorticks_off()
 
 
 def _throughput_table(row: Row) -> str:

@@ -26,6 +26,7 @@ READ_TIMEOUT_S = 60
 RETRIES = 3
 RETRY_DELAY_S = 0.5
 MAX_REDIRECTS = 5
+GDAL_CACHE_MB = "256"
 
 WEB = ("http", "https")
 BUCKETS = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
@@ -218,11 +219,13 @@ def gdal_environment() -> dict[str, str]:
 
 
 def harden_process() -> None:
-    """Keep GDAL from following files that name other files. Call before rasterio is first used.
+    """Keep GDAL from following files that name other files, and from filling the memory with old pixels.
 
-    A body that is VRT XML makes GDAL open any path inside it, so the drivers VRT and DERIVED are not loaded;
-    GDAL reads GDAL_SKIP only once, from the environment.
+    Call before rasterio is first used: GDAL reads both variables once, from the environment. A body that is
+    VRT XML makes it open any path inside it, so the drivers VRT and DERIVED are not loaded. Its cache would
+    grow to a twentieth of the machine in every process; what is worth keeping is kept in `blocks`.
     """
+    os.environ.setdefault("GDAL_CACHEMAX", GDAL_CACHE_MB)
     skipped = os.environ.get("GDAL_SKIP", "").replace(",", " ").split()
     os.environ["GDAL_SKIP"] = " ".join(dict.fromkeys([*skipped, "VRT", "DERIVED"]))
 
