@@ -27,7 +27,7 @@ def test_row_describes_itself(row):
     assert row["benchmark"] == "read"
     assert row["shape"] == [2, 4, 700, 700]
     assert row["threads"]["remote"] == 16
-    assert set(row["versions"]) == {"coseis", "rasterio", "stackstac", "odc-stac"}
+    assert set(row["machine"]["versions"]) == {"python", "coseis", "rasterio", "stackstac", "odc-stac"}
 
 
 def test_every_place_and_grid_is_measured(row):
