@@ -246,11 +246,7 @@ def build_unet(
         filters = card.base_filters << (level - 1)
         tensor = layers.Conv2DTranspose(filters, 2, strides=2, name=f"up{level}", **drawn)(tensor)
         skip = skips[level - 1]
-        crop_px = _skip_crop_px(level, card.levels) if card.padding == "valid" else 0
-        if core_only:
-            # Twice the margin below: what two valid convolutions turn into that margin again.
-            crop_px = _halo_px(level) - 2 * CORE_MARGIN_PX
-        if crop_px:
+        if crop_px := _skip_crop_px(level, card, core_only=core_only):
             skip = layers.Cropping2D(crop_px, name=f"up{level}_crop", **layout)(skip)
         tensor = layers.Concatenate(channel_axis, dtype=policy, name=f"up{level}_skip")([skip, tensor])
         tensor = double_convolution(tensor, filters, f"up{level}", "valid" if core_only else card.padding)
@@ -270,12 +266,16 @@ def _halo_px(level: int) -> int:
     return HALO_PX["same"] >> (level - 1)
 
 
-def _skip_crop_px(level: int, levels: int) -> int:
-    """Pixels that valid convolutions took off each side between a skip and its way back up: 88, 40, 16, 4."""
+def _skip_crop_px(level: int, card: ModelCard, *, core_only: bool) -> int:
+    """Pixels to take off each side of a skip, so that it has the size of what comes up from below."""
+    if core_only:
+        # Twice the margin below is left: two valid convolutions turn it into that margin again.
+        return _halo_px(level) - 2 * CORE_MARGIN_PX
     crop_px = 0
-    for deeper in range(levels, level, -1):
-        # Two 3x3 convolutions take 2 px a side at their own level, on the way down and on the way up.
-        crop_px = 2 * (crop_px + (2 if deeper == levels else 4))
+    if card.padding == "valid":
+        for deeper in range(card.levels, level, -1):
+            # Two 3x3 convolutions take 2 px a side at their own level, on the way down and on the way up.
+            crop_px = 2 * (crop_px + (2 if deeper == card.levels else 4))
     return crop_px
 
 
