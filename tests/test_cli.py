@@ -81,7 +81,7 @@ def workers(monkeypatch, client):
     monkeypatch.setattr("coseis.pipeline.connected", connected)
     monkeypatch.setattr("coseis.backends.keras_backend", lambda: "tensorflow")
     monkeypatch.setattr("coseis.backends._probe_tensorflow", lambda: ("cpu", "float32"))
-    monkeypatch.setattr("coseis.model.Model.network", lambda *_: None)
+    monkeypatch.setattr("coseis.model.Model.network", lambda *_, **__: None)
     monkeypatch.setattr("coseis.predict.compile_network", lambda *_: lambda windows: windows[..., :1] > 0.4)
 
 
