@@ -14,6 +14,7 @@ from coseis.card import ModelCard, Normalization, Stretch
 from coseis.event import Event, Found
 from coseis.training.patches import Patch, scene_percentiles
 from coseis.types import LABEL_IGNORE, BandSource, Scene
+from coseis.usable import UDM2_BANDS
 
 BANDS = ("red", "green", "blue")
 EVENT_TIME = datetime(2018, 9, 5, 18, 8, tzinfo=UTC)
@@ -78,6 +79,29 @@ def write_scene(
         kind="display" if display else "reflectance", sources=sources, start=moment, end=moment,
         cloud_cover=cloud, resolution_m=abs(affine.a) if crs == UTM else None, geometry=geometry,
     )  # fmt: skip
+
+
+def write_udm2(
+    path: Path,
+    classes: dict[str, tuple[slice, slice]],
+    shape: tuple[int, int],
+    affine: Affine,
+    *,
+    crs: str = UTM,
+) -> BandSource:
+    """Writes a usable data mask of eight bands, clear but where `classes` names a rectangle."""
+    flags = np.zeros((len(UDM2_BANDS), *shape), np.uint8)
+    flags[0] = 1
+    for name, place in classes.items():
+        flags[0][place] = 0
+        flags[UDM2_BANDS.index(name)][place] = 4 if name == "unusable" else 1
+    profile = {
+        "driver": "GTiff", "count": len(flags), "dtype": "uint8", "height": shape[0], "width": shape[1],
+        "crs": crs, "transform": affine, "tiled": True, "blockxsize": 256, "blockysize": 256,
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(flags)
+    return BandSource(band="udm2", asset="udm2", href=str(path), index=1)
 
 
 def area_of(geobox: GeoBox, *, inset_px: float = 0) -> dict:

@@ -33,7 +33,7 @@ from coseis.picture import stretch_rgb
 from coseis.plan import ITEMS, Plan, read_plan
 from coseis.report import PICTURE_PX, read_report
 from coseis.store import open_arrays
-from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, LABEL_IGNORE, Status, least_code
+from coseis.types import CODE_SCALE, LABEL_IGNORE, least_code
 from coseis.vectorize import BlockPieces, merge_blocks
 from coseis.windows import Chunk, chunk_grid
 
@@ -111,9 +111,7 @@ def _assess_block(
         )
     )
     post = plan.identity.phases.index("post")
-    status = np.asarray(arrays["status"][post, y0:y1, x0:x1]) & ~np.uint8(CONTEXT_INCOMPLETE)
     codes = np.asarray(arrays["probability"][post, 0, y0:y1, x0:x1])
-    codes = np.where(status == Status.OBSERVED, codes, np.uint8(CODE_FILL))
     truth = labels.mask(plan.geobox[y0:y1, x0:x1])
     inner = (
         slice(block.y0 - y0, block.y0 - y0 + block.height),

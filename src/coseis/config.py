@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from coseis.errors import UsageError
-from coseis.types import Value
+from coseis.types import MASKABLE, MASKED, Value
 
 
 def as_tuple(value: object) -> object:
@@ -51,7 +51,17 @@ def _is_part(share: str) -> str:
     return share
 
 
+def _are_maskable(names: tuple[str, ...]) -> tuple[str, ...]:
+    """In the order of MASKABLE, each once, so that equal masks are equal values."""
+    if names == ("none",):
+        return ()
+    if unknown := [name for name in names if name not in MASKABLE]:
+        raise ValueError(f"{', '.join(MASKABLE)}, or none; {', '.join(unknown)} is not known")
+    return tuple(name for name in MASKABLE if name in names)
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Masked = Annotated[tuple[str, ...], BeforeValidator(as_tuple), AfterValidator(_are_maskable)]
 Area = Annotated[str, BeforeValidator(_as_text)]
 Scheduler = Annotated[str, AfterValidator(_is_scheduler)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -77,6 +87,10 @@ class SearchConfig(Value):
     quality: Words = Field(("standard",), description="Values of pl:quality_category to accept.")
     include: Words = Field((), description="Item ids to use in spite of filters or a straddling interval.")
     exclude: Words = Field((), description="Item ids never to use.")
+    mask: Masked = Field(
+        MASKED,
+        description=f"Classes of usable data masks that are not used: {', '.join(MASKABLE)}; or none.",
+    )
     allow_missing_pre: bool = Field(False, description="Go on with scenes after the event only.")
     allow_host: Words = Field((), description="Hosts beside the catalog's own that assets may lie on.")
     allow_root: Words = Field((), description="Folders beside a local catalog's own that assets may lie in.")

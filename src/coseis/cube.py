@@ -32,8 +32,12 @@ from coseis.grid import (
     scenes_touching,
 )
 from coseis.reader import OVERVIEW_PX, percentiles_of, read_scene
-from coseis.types import PHASES, SCENE_FILL, InputKind, Phase, Scene, Status
+from coseis.types import MASKABLE, MASKED, PHASES, SCENE_FILL, InputKind, Phase, Scene, Status
+from coseis.usable import read_usable
 from coseis.windows import chunk_grid
+
+USABLE = "usable"
+"""Stands among the bands for what the scene's mask says, where stackstac reads bands."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,13 @@ class Recipe:
     """Scenes that touch the place, best first within a phase."""
     aoi: dict[str, Any]
     """Area of interest, GeoJSON in longitude and latitude."""
+    masked: tuple[str, ...] = MASKED
+    """Classes of MASKABLE whose pixels are not used."""
+
+    @property
+    def masked_codes(self) -> tuple[Status, ...]:
+        """The same as status codes."""
+        return tuple(MASKABLE[name] for name in self.masked)
 
 
 @dataclass(frozen=True)
@@ -61,13 +72,14 @@ class CubeWindow:
     status: NDArray[np.uint8]
     """(phase, y, x), Status codes."""
     scene: NDArray[np.uint16]
-    """(phase, y, x), index into items.json, SCENE_FILL where missing."""
+    """(phase, y, x), index into items.json, SCENE_FILL where no scene was used."""
 
 
 def read_window(recipe: Recipe, window: Window) -> CubeWindow:
     """The cube over a window of the grid, which may reach beyond it (halos are read, not exchanged).
 
-    Scenes are laid best first and never feathered: a pixel comes whole from one scene.
+    Scenes are laid best first and never feathered: a pixel comes whole from one scene, from the best that is
+    clear there; where none is, from the best whose class is not masked.
 
     Raises:
         InputRefusedError: a file cannot be read (see `reader.read_scene`); never turned into nodata.
@@ -78,18 +90,22 @@ def read_window(recipe: Recipe, window: Window) -> CubeWindow:
     status = np.empty(shape, np.uint8)
     for number, phase in enumerate(recipe.phases):
         scenes = [scene for scene in recipe.scenes if scene.phase == phase]
+        seen = np.full(shape[1:], Status.NOT_COMPUTED, np.uint8)
         for place, scene in enumerate(scenes):
-            empty = index[number] == SCENE_FILL
-            if not empty.any():
+            if place and (seen == Status.OBSERVED).all():
                 break
             # The first is read to where it belongs; most windows have no other.
             into = None if place else image[number]
             values = read_scene(scene, recipe.bands, recipe.geobox, window, out=into)
-            fresh = empty & np.isfinite(values[0])
+            said = read_usable(scene, recipe.geobox, window)
+            fresh = _lay(seen, said, np.isfinite(values[0]), recipe.masked_codes)
             if place:
                 np.copyto(image[number], values, where=fresh)
             index[number][fresh] = scene.index
-        status[number] = _status(index[number], scenes, recipe, window)
+        missing = index[number] == SCENE_FILL
+        if (seen[missing] != Status.NOT_COMPUTED).any():
+            image[number][:, missing] = np.nan
+        status[number] = _status(index[number], seen, scenes, recipe, window)
     return CubeWindow(image, status, index)
 
 
@@ -99,6 +115,7 @@ def load_cube(
     *,
     bands: Sequence[str] = ("red", "green", "blue"),
     chunk_px: int = 1024,
+    masked: Sequence[str] = MASKED,
     reader: type | None = None,
 ) -> xr.Dataset:
     """The event's scenes as a lazy cube: nothing is read until it is computed.
@@ -108,30 +125,37 @@ def load_cube(
         geobox: Output grid; default: the AOI in its UTM zone at the best post scene's resolution.
         bands: STAC common names.
         chunk_px: Side of a Dask chunk; each holds all bands, so a file is opened and decoded once.
+        masked: Classes of the scenes' usable data masks that are not used: MASKABLE names them.
         reader: A stackstac reader class in place of ours, for tests and measurements.
 
     Returns:
         Dataset on (phase, band, y, x) with CRS: `image` float32, physical units (0-255 display, 0-1
         reflectance), NaN where missing; `status` uint8 (phase, y, x), Status codes; `scene` uint16
-        (phase, y, x), index into `found.scenes`, 65535 where missing. `attrs["scenes"]` holds the scenes as
-        JSON, which `predict_proba` needs.
+        (phase, y, x), index into `found.scenes`, 65535 where none was used. `attrs["scenes"]` holds the
+        scenes as JSON, which `predict_proba` needs.
 
     Raises:
         UsageError: no grid given and no scene states its resolution.
     """
     geobox = geobox or output_geobox(found.event.aoi, resolution_m=native_resolution_m(found.scenes))
     phases = tuple(phase for phase in PHASES if found.of_phase(phase))
-    recipe = Recipe(geobox, tuple(bands), phases, found.scenes, found.event.aoi)
+    recipe = Recipe(geobox, tuple(bands), phases, found.scenes, found.event.aoi, tuple(masked))
     images, indices, statuses = [], [], []
     for phase in phases:
         scenes = found.of_phase(phase)
         layers = _mosaic(_stack(scenes, recipe, chunk_px, reader or SceneReader), scenes, recipe, chunk_px)
-        index = layers[-1].astype(np.uint16)
-        images.append(layers[:-1])
+        index, seen = layers[-2].astype(np.uint16), layers[-1].astype(np.uint8)
+        images.append(layers[:-2])
         indices.append(index)
         statuses.append(
-            index.map_blocks(
-                _status_block, recipe=recipe, phase=phase, dtype=np.uint8, meta=np.empty((0, 0), np.uint8)
+            da.map_blocks(
+                _status_block,
+                index,
+                seen,
+                recipe=recipe,
+                phase=phase,
+                dtype=np.uint8,
+                meta=np.empty((0, 0), np.uint8),
             )
         )
     coordinates = xr.Dataset(coords={"phase": list(phases), "band": list(bands)})
@@ -215,9 +239,11 @@ class SceneReader:
         geobox = GeoBox(self.spec.shape, self.spec.transform, self.spec.epsg)
         key = (self.scene, self.bands, geobox, window)
         if getattr(self._slot, "key", None) != key:
-            self._slot.values = read_scene(self.scene, self.bands, geobox, window)
+            said = read_usable(self.scene, geobox, window)
+            values = read_scene(self.scene, self.bands, geobox, window)
+            self._slot.values = np.concatenate([values, said[None].astype(np.float32)])
             self._slot.key = key
-        band: NDArray[np.float32] = self._slot.values[self.bands.index(self.band)]
+        band: NDArray[np.float32] = self._slot.values[[*self.bands, USABLE].index(self.band)]
         return band
 
     def close(self) -> None:
@@ -240,7 +266,8 @@ def _stack(scenes: Sequence[Scene], recipe: Recipe, chunk_px: int, reader: type)
         place = {"scene": scene.model_dump(mode="json"), "bands": recipe.bands}
         # stackstac refuses multi-band assets, so each band is an asset of its own whose address is the
         # whole recipe of its scene; only our reader understands it.
-        assets = {band: {"href": json.dumps({**place, "band": band})} for band in recipe.bands}
+        bands = (*recipe.bands, USABLE)
+        assets = {band: {"href": json.dumps({**place, "band": band})} for band in bands}
         properties = {
             "datetime": scene.start.isoformat(),
             "proj:epsg": epsg,
@@ -249,7 +276,7 @@ def _stack(scenes: Sequence[Scene], recipe: Recipe, chunk_px: int, reader: type)
         items.append({"id": scene.item_id, "properties": properties, "assets": assets})
     stack = stackstac.stack(
         items,
-        assets=list(recipe.bands),
+        assets=[*recipe.bands, USABLE],
         epsg=epsg,
         resolution=abs(recipe.geobox.resolution.x),
         bounds=tuple(recipe.geobox.boundingbox),
@@ -270,24 +297,25 @@ def _stack(scenes: Sequence[Scene], recipe: Recipe, chunk_px: int, reader: type)
 
 
 def _mosaic(stack: da.Array, scenes: Sequence[Scene], recipe: Recipe, chunk_px: int) -> da.Array:
-    """(band + 1, y, x): the first valid scene's values and, last, its index. Chunk by chunk only the
-    scenes that touch it enter the graph.
+    """(band + 2, y, x): the best scene's values, its index and what was seen (see `_lay`). Chunk by chunk
+    only the scenes that touch it enter the graph.
     """
     places = {scene.index: number for number, scene in enumerate(scenes)}
     rows: dict[int, list[da.Array]] = {}
     for chunk in chunk_grid((recipe.geobox.shape.y, recipe.geobox.shape.x), chunk_px):
         window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
         touching = scenes_touching(scenes, recipe.geobox, window)
-        shape = (len(recipe.bands) + 1, chunk.height, chunk.width)
+        shape = (len(recipe.bands) + 2, chunk.height, chunk.width)
         if not touching:
             hole = da.full(shape, np.nan, dtype=np.float32, chunks=shape)
-            hole[-1] = SCENE_FILL
+            hole[-2], hole[-1] = SCENE_FILL, Status.NOT_COMPUTED
             rows.setdefault(chunk.row, []).append(hole)
             continue
         part = stack[[places[scene.index] for scene in touching]][:, :, *chunk.slices]
         layers = part.rechunk({0: -1}).map_blocks(
-            _first_valid,
+            _best_valid,
             indices=np.array([scene.index for scene in touching], np.float32),
+            masked=recipe.masked_codes,
             drop_axis=0,
             chunks=shape,
             dtype=np.float32,
@@ -298,35 +326,70 @@ def _mosaic(stack: da.Array, scenes: Sequence[Scene], recipe: Recipe, chunk_px: 
     return whole
 
 
-def _first_valid(part: NDArray[np.float32], indices: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(scene, band, y, x) to (band + 1, y, x): the first scene with data, its index as the last layer."""
+def _best_valid(
+    part: NDArray[np.float32], indices: NDArray[np.float32], masked: tuple[Status, ...]
+) -> NDArray[np.float32]:
+    """(scene, band + 1, y, x), the mask's word last, to (band + 2, y, x): values, index, what was seen."""
     out = np.full((part.shape[1] + 1, *part.shape[2:]), np.nan, np.float32)
-    out[-1] = SCENE_FILL
+    out[-2] = SCENE_FILL
+    seen = np.full(part.shape[2:], Status.NOT_COMPUTED, np.uint8)
     for values, index in zip(part, indices, strict=True):
-        fresh = (out[-1] == SCENE_FILL) & np.isfinite(values[0])
-        out[:-1, fresh] = values[:, fresh]
-        out[-1, fresh] = index
+        fresh = _lay(seen, values[-1].astype(np.uint8), np.isfinite(values[0]), masked)
+        out[:-2, fresh] = values[:-1, fresh]
+        out[-2, fresh] = index
+    out[-1] = seen
     return out
 
 
+def _lay(
+    seen: NDArray[np.uint8], said: NDArray[np.uint8], valid: NDArray[np.bool_], masked: Sequence[Status]
+) -> NDArray[np.bool_]:
+    """Lays a scene under those before it: where it is used, bool (y, x).
+
+    Args:
+        seen: uint8 (y, x), status of what lies already; NOT_COMPUTED where nothing does. Updated: where no
+            scene is used, it holds the reason of the first that had data there.
+        said: uint8 (y, x), what the scene's mask says.
+        valid: bool (y, x), where the scene has data.
+        masked: Classes that are not used.
+    """
+    held = np.isin(said, masked)
+    unused = np.isin(seen, (Status.NOT_COMPUTED, *masked))
+    clearer = (said == Status.OBSERVED) & (seen != Status.OBSERVED)
+    fresh: NDArray[np.bool_] = valid & ~held & (unused | clearer)
+    reason = valid & held & (seen == Status.NOT_COMPUTED)
+    seen[fresh | reason] = said[fresh | reason]
+    return fresh
+
+
 def _status_block(
-    index: NDArray[np.uint16], *, recipe: Recipe, phase: Phase, block_info: Any = None
+    index: NDArray[np.uint16],
+    seen: NDArray[np.uint8],
+    *,
+    recipe: Recipe,
+    phase: Phase,
+    block_info: Any = None,
 ) -> NDArray[np.uint8]:
     (y0, y1), (x0, x1) = block_info[0]["array-location"]
     window = Window(x0, y0, x1 - x0, y1 - y0)
     scenes = scenes_touching([s for s in recipe.scenes if s.phase == phase], recipe.geobox, window)
-    return _status(index, scenes, recipe, window)
+    return _status(index, seen, scenes, recipe, window)
 
 
 def _status(
-    index: NDArray[np.uint16], scenes: Sequence[Scene], recipe: Recipe, window: Window
+    index: NDArray[np.uint16],
+    seen: NDArray[np.uint8],
+    scenes: Sequence[Scene],
+    recipe: Recipe,
+    window: Window,
 ) -> NDArray[np.uint8]:
-    """Status codes from the scene layer: observed; nodata within a footprint; not acquired; outside AOI."""
+    """Status codes: what was seen, or why nothing was; nodata within a footprint, else not acquired."""
     status = np.full(index.shape, Status.NOT_ACQUIRED, np.uint8)
     missing = index == SCENE_FILL
     if missing.any():
         for scene in scenes:
             status[pixels_inside(scene.geometry, recipe.geobox, window)] = Status.NODATA
-    status[~missing] = Status.OBSERVED
+    known = seen != Status.NOT_COMPUTED
+    status[known] = seen[known]
     status[~pixels_inside(recipe.aoi, recipe.geobox, window)] = Status.OUTSIDE_AOI
     return status

@@ -38,6 +38,8 @@ STATUS_COLOURS = {
     Status.CLOUD: "#e9eef2",
     Status.SHADOW: "#3d4a63",
     Status.HAZE: "#c5cfd6",
+    Status.LIGHT_HAZE: "#dfe6ea",
+    Status.UNUSABLE: "#6b6b6b",
     Status.SNOW: "#a9d6f5",
     Status.NODATA: "#8a8a8a",
     Status.NOT_ACQUIRED: "#8a8a8a",

@@ -52,6 +52,8 @@ class Identity(Value):
     transform: tuple[float, ...]
     shape: tuple[int, int]
     phases: tuple[Phase, ...]
+    masked: tuple[str, ...]
+    """Classes of usable data masks that are not used."""
     block_px: int
     core_px: int
     batch: int
@@ -89,7 +91,12 @@ class Plan(Value):
     def recipe(self) -> Recipe:
         """How to make the cube of this plan's scenes."""
         return Recipe(
-            self.geobox, self.card.bands, self.identity.phases, self.found.scenes, self.found.event.aoi
+            self.geobox,
+            self.card.bands,
+            self.identity.phases,
+            self.found.scenes,
+            self.found.event.aoi,
+            self.identity.masked,
         )
 
     def for_area(self, area: Window) -> "Plan":
@@ -240,6 +247,7 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
         transform=tuple(geobox.affine)[:6],
         shape=(geobox.shape.y, geobox.shape.x),
         phases=tuple(phase for phase in PHASES if found.of_phase(phase)),
+        masked=config.search.mask,
         block_px=BLOCK_PX,
         core_px=core_px,
         batch=config.model.batch,

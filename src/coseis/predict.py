@@ -188,7 +188,9 @@ def predict_proba(
         meta=np.empty((0, 0, 0), np.float32),
     )[:, :height, :width]
     of_phases = cube.sel(phase=phases)
-    observed = of_phases.status == Status.OBSERVED if "status" in cube else of_phases.scene != SCENE_FILL
+    observed = of_phases.scene != SCENE_FILL
+    if "status" in cube:
+        observed &= of_phases.status != Status.OUTSIDE_AOI
     seen = observed.all("phase")
     coordinates = {"class": list(card.classes), **seen.coords}
     result = xr.DataArray(probability, dims=("class", "y", "x"), coords=coordinates, name="probability")

@@ -103,7 +103,7 @@ def read_scene(
         tiff = read_header(scene, sources[0])
         # Of a single file the bands come as they were asked for; a copy of them would cost as much as they.
         part = out if len(files) == 1 else np.full((len(sources), *out.shape[1:]), np.nan, np.float32)
-        if offset := _grid_offset(tiff, geobox):
+        if offset := grid_offset(tiff, geobox):
             _read_plain(tiff, sources, window, offset, part, shared_px)
         else:
             _read_blocks(tiff, sources, geobox, window, part, shared_px)
@@ -214,7 +214,7 @@ def _check_header(scene: Scene, sources: tuple[BandSource, ...], tiff: GeoTiff) 
     return tiff.crs
 
 
-def _grid_offset(tiff: GeoTiff, geobox: GeoBox) -> tuple[int, int] | None:
+def grid_offset(tiff: GeoTiff, geobox: GeoBox) -> tuple[int, int] | None:
     """(row, column) of the grid's origin in the file, if the file's pixels are the grid's pixels."""
     if tiff.crs != CRS.from_wkt(crs_of(geobox).wkt):
         return None
@@ -238,7 +238,7 @@ def _read_plain(
 ) -> None:
     """Fills what of the window lies on the file."""
     wanted = Window(window.col_off + offset[1], window.row_off + offset[0], window.width, window.height)
-    inside = _within(wanted, tiff.shape)
+    inside = window_within(wanted, tiff.shape)
     if inside is None:
         return
     y0, x0 = inside.row_off - wanted.row_off, inside.col_off - wanted.col_off
@@ -280,9 +280,9 @@ def _warp_block(tiff: GeoTiff, key: WarpedBlock) -> FloatBands:
     affine = key.affine @ Affine.translation(key.col * BLOCK_PX, key.row * BLOCK_PX)
     crs = CRS.from_wkt(key.crs_wkt)
     bands = len(key.sources)
-    scale_x, scale_y = _scale(tiff, affine, crs)
-    around = _source_window(tiff, affine, crs, pad_px=ceil(2 / min(scale_x, scale_y)) + 2)
-    window = _within(around, tiff.shape)
+    scale_x, scale_y = block_scale(tiff, affine, crs)
+    around = source_window(tiff, affine, crs, pad_px=ceil(2 / min(scale_x, scale_y)) + 2)
+    window = window_within(around, tiff.shape)
     if window is None:
         return np.full((bands, BLOCK_PX, BLOCK_PX), np.nan, np.float32)
     # Far coarser than the file: its overviews are read, so that a block costs the same at any scale.
@@ -326,7 +326,7 @@ def _warp_block(tiff: GeoTiff, key: WarpedBlock) -> FloatBands:
     return block
 
 
-def _scale(tiff: GeoTiff, affine: Affine, crs: CRS) -> tuple[float, float]:
+def block_scale(tiff: GeoTiff, affine: Affine, crs: CRS) -> tuple[float, float]:
     """Output pixels per source pixel along x and y, at most 1: widens the kernel when pixels get coarser."""
     x, y = tiff.transform @ (tiff.shape[1] / 2, tiff.shape[0] / 2)
     step_x, step_y = abs(tiff.transform.a), abs(tiff.transform.e)
@@ -336,7 +336,7 @@ def _scale(tiff: GeoTiff, affine: Affine, crs: CRS) -> tuple[float, float]:
     return min(1.0, (east - west) / abs(affine.a)), min(1.0, (north - south) / abs(affine.e))
 
 
-def _source_window(tiff: GeoTiff, affine: Affine, crs: CRS, *, pad_px: int) -> Window:
+def source_window(tiff: GeoTiff, affine: Affine, crs: CRS, *, pad_px: int) -> Window:
     """Source pixels that a block can see; they may lie off the file."""
     left, top = affine @ (0, 0)
     right, bottom = affine @ (BLOCK_PX, BLOCK_PX)
@@ -348,7 +348,7 @@ def _source_window(tiff: GeoTiff, affine: Affine, crs: CRS, *, pad_px: int) -> W
     return Window(x0, y0, x1 - x0, y1 - y0)
 
 
-def _within(window: Window, shape: tuple[int, int]) -> Window | None:
+def window_within(window: Window, shape: tuple[int, int]) -> Window | None:
     """The part of a window that lies on a file, None if none does."""
     x0, y0 = max(window.col_off, 0), max(window.row_off, 0)
     x1 = min(window.col_off + window.width, shape[1])

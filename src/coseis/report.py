@@ -33,7 +33,7 @@ from coseis.publish import (
 from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.task import TaskReport
 from coseis.threshold import ThresholdChoice
-from coseis.types import Phase, Value
+from coseis.types import Phase, Status, Value, seen_pixels
 from coseis.windows import Chunk
 
 PICTURE_PX = 1600
@@ -296,13 +296,16 @@ def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
         phase: stretch_rgb(image if len(bands) == 3 else image.repeat(3, axis=0))
         for phase, image in zip(recipe.phases, cube.image, strict=True)
     }
+    post = recipe.phases.index("post")
+    of_post = cube.status[post], cube.scene[post]
     return draw_map(
         rgb["post"],
         polygons,
         geobox=geobox,
         title=f"Landslides of {plan.found.event.time:%Y-%m-%d %H:%M} UTC, {plan.card.name} >= {threshold:g}",
         pre_rgb=rgb.get("pre"),
-        status=cube.status[recipe.phases.index("post")],
+        # Only what was not used is hatched: shadow or haze that a user lets pass is part of the map.
+        status=np.where(seen_pixels(*of_post), Status.OBSERVED, of_post[0]),
         attribution="; ".join(_credits(plan)),
     )
 

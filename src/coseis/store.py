@@ -67,9 +67,11 @@ class DoneRecord(Value):
     histogram: tuple[int, ...]
     """Counts of the codes 0-200 of the first class, post phase."""
     observed_px: int
-    """Pixels of the AOI that the post phase observed."""
+    """Pixels of the AOI that a scene of the post phase was used for."""
     aoi_px: int
     """Pixels of the AOI."""
+    status_px: tuple[tuple[int, ...], ...]
+    """Pixels of each status code, a phase each."""
 
 
 def create_cube(

@@ -28,7 +28,7 @@ from coseis.predict import predict_features, ready_network, to_codes
 from coseis.reader import bytes_per_px
 from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
 from coseis.threshold import count_codes
-from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
+from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value, seen_pixels
 from coseis.windows import HALO_PX, Chunk
 
 PLANS_KEPT = 4
@@ -113,7 +113,8 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
     status = cube.status[:, *inner][:, *delivered].copy()
     scene = cube.scene[:, *inner][:, *delivered].copy()
     for number, sees in _network_inputs(identity.phases, card.phases):
-        observed = (cube.status[sees] == Status.OBSERVED).all(axis=0)[inner]
+        seen_by_all: NDArray[np.bool_] = np.all(seen_pixels(cube.status[sees], cube.scene[sees]), axis=0)
+        observed = seen_by_all[inner]
         incomplete = _near_missing((cube.scene[sees] == SCENE_FILL).any(axis=0), halo)[inner][delivered]
         seen = observed[delivered]
         if seen.any():
@@ -129,10 +130,10 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
                 features, network, card, core_px=identity.core_px, batch=identity.batch, wanted=wanted
             )
             np.copyto(probability[number], to_codes(values[:, *delivered]), where=seen)
-        for other in cube.status[sees][:, *inner][:, *delivered]:
+        for other, index in zip(cube.status[sees], cube.scene[sees], strict=True):
             # Not observed is also what a network of several phases lacks in another phase, for its reason.
-            lacking = (status[number] == Status.OBSERVED) & (other != Status.OBSERVED)
-            status[number][lacking] = other[lacking]
+            lacking = (scene[number] != SCENE_FILL) & (index[inner][delivered] == SCENE_FILL)
+            status[number][lacking] = other[inner][delivered][lacking]
         status[number][seen & incomplete] |= CONTEXT_INCOMPLETE
         scene[number][~seen] = SCENE_FILL
     return ChunkCodes(probability, status, scene)
@@ -230,12 +231,14 @@ def _needed_bytes(plan: Plan, codes: ChunkCodes) -> int:
 
 def _record(plan: Plan, chunk: Chunk, codes: ChunkCodes) -> DoneRecord:
     post = plan.identity.phases.index("post")
-    status = codes.status[post] & ~np.uint8(CONTEXT_INCOMPLETE)
+    status = codes.status & ~np.uint8(CONTEXT_INCOMPLETE)
+    counts = [np.bincount(of_phase.ravel(), minlength=len(Status)) for of_phase in status]
     return DoneRecord(
         chunk=chunk.name,
         identity=plan.identity.digest(),
         digest=codes.digest(),
         histogram=tuple(count_codes(codes.probability[post, 0]).tolist()),
-        observed_px=int((status == Status.OBSERVED).sum()),
-        aoi_px=int((status != Status.OUTSIDE_AOI).sum()),
+        observed_px=int((codes.scene[post] != SCENE_FILL).sum()),
+        aoi_px=int((status[post] != Status.OUTSIDE_AOI).sum()),
+        status_px=tuple(tuple(of_phase.tolist()) for of_phase in counts),
     )

@@ -4,6 +4,8 @@ from bisect import bisect_left
 from enum import IntEnum
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 Phase = Literal["pre", "post"]
@@ -36,18 +38,52 @@ def least_code(threshold: float) -> int:
 
 
 class Status(IntEnum):
-    """Why a pixel is or is not observed (low seven bits of `status`; the top bit is CONTEXT_INCOMPLETE)."""
+    """What was seen of a pixel, or why it was not (low seven bits; the top bit is CONTEXT_INCOMPLETE).
+
+    A pixel in shadow or haze may have been used all the same: where it was, it has a scene and a probability.
+    """
 
     NOT_COMPUTED = 0
     OBSERVED = 1
     CLOUD = 2
     SHADOW = 3
+    """Of a cloud."""
     HAZE = 4
+    """Heavy haze."""
     SNOW = 5
     NODATA = 6
     NOT_ACQUIRED = 7
     OUTSIDE_AOI = 8
     FAILED = 9
+    LIGHT_HAZE = 10
+    UNUSABLE = 11
+    """The sensor gave no good value."""
+
+
+MASKABLE = {
+    "cloud": Status.CLOUD,
+    "shadow": Status.SHADOW,
+    "heavy_haze": Status.HAZE,
+    "light_haze": Status.LIGHT_HAZE,
+    "snow": Status.SNOW,
+    "unusable": Status.UNUSABLE,
+}
+"""Classes of a usable data mask that may count as not observed, by the names that users give them."""
+
+MASKED = ("cloud", "shadow", "heavy_haze", "snow", "unusable")
+"""What counts as not observed unless a user says otherwise; light haze the network stands."""
+
+
+def seen_pixels(status: NDArray[np.uint8], scene: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Pixels of the area that some scene was used for, bool in the shape of both.
+
+    Args:
+        status: uint8, Status codes, with or without the context bit.
+        scene: uint16, scene indices, SCENE_FILL where none was used.
+    """
+    outside = (status & ~np.uint8(CONTEXT_INCOMPLETE)) == Status.OUTSIDE_AOI
+    seen: NDArray[np.bool_] = (scene != SCENE_FILL) & ~outside
+    return seen
 
 
 class Value(BaseModel):

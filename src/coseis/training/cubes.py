@@ -23,7 +23,7 @@ from coseis.features import centre_and_spread, intensity_percentiles, stretch_in
 from coseis.grid import footprint, scenes_touching
 from coseis.labels import Labels
 from coseis.training.sources import CELL_PX, Cells, FloatArray, Square, count_cells
-from coseis.types import LABEL_IGNORE, SCENE_FILL, Phase, Scene, Status
+from coseis.types import LABEL_IGNORE, SCENE_FILL, Phase, Scene, seen_pixels
 from coseis.windows import chunk_grid
 
 COUNT_PX = 64 * CELL_PX
@@ -96,7 +96,7 @@ class CubeSource:
         window = Window(x, y, size_px, size_px)
         scenes = scenes_touching(self.recipe.scenes, self.recipe.geobox, window)
         cube = read_window(dataclasses.replace(self.recipe, scenes=scenes), window)
-        index = np.where(cube.status == Status.OBSERVED, cube.scene, np.uint16(SCENE_FILL))
+        index = np.where(seen_pixels(cube.status, cube.scene), cube.scene, np.uint16(SCENE_FILL))
         parts = [
             self._in_one_light(bands, of_phase, phase)
             for phase, bands, of_phase in zip(self.recipe.phases, cube.image, index, strict=True)
