@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coseis.draw import VECTORIZE_PX
 from coseis.objects import open_store
-from coseis.pipeline import VECTORIZE_PX
 from coseis.publish import write_inventory, write_tiles
-from coseis.types import CODE_SCALE, SCENE_FILL, Status
-from coseis.vectorize import merge_blocks, trace_block
+from coseis.types import CODE_SCALE, SCENE_FILL
+from coseis.vectorize import INCOMPLETE, merge_blocks, trace_block
 from coseis.windows import chunk_grid
 from machine import describe_machine
 from stand_ins import region_grid
@@ -81,8 +81,8 @@ def _timed(call: Any) -> tuple[Any, float]:
 
 def _layers(
     radii_px: npt.NDArray[np.float32], slices: tuple[slice, slice]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
-    """Codes, status and scene of a block."""
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16], dict[str, npt.NDArray[np.bool_]]]:
+    """Codes, scene and the one layer of a block."""
     rows, cols = (np.arange(part.start, part.stop) for part in slices)
     radius = radii_px[np.ix_(rows // CELL_PX, cols // CELL_PX)]
     middle = (CELL_PX - 1) / 2
@@ -90,7 +90,7 @@ def _layers(
     inside = distance <= radius
     codes = np.where(inside, np.uint8(CODE_SCALE), np.uint8(0))
     scene = np.where(inside, np.uint16(0), np.uint16(SCENE_FILL))
-    return codes, np.full(codes.shape, Status.OBSERVED, np.uint8), scene
+    return codes, scene, {INCOMPLETE: np.zeros(codes.shape, bool)}
 
 
 if __name__ == "__main__":

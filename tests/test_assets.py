@@ -55,7 +55,7 @@ def test_real_items_of_note(real_data):
     assert eight.udm2.href.endswith("_3B_udm2_clip.tif")
     brandenburg = resolve(items["2024-08-13_analysis_ready_ps_sr"])
     assert {source.nodata for source in brandenburg.sources} == {-999}
-    assert [source.index for source in brandenburg.sources] == [3, 2, 1]
+    assert [source.index for source in brandenburg.sources] == [3, 2, 1, 4]
 
 
 def test_real_examples_resolve_or_say_why(real_data):

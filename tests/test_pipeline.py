@@ -136,7 +136,9 @@ def test_whole_job(reference):
     np.testing.assert_array_equal(arrays["scene"] == 65535, status != Status.OBSERVED)
     assert len(np.unique(arrays["probability"])) > 50
     post = arrays["probability"][1, 0]
-    assert report.landslide_count == len(polygons) > 10
+    assert report.landslide_count == (polygons.change != "pre-existing").sum() > 10
+    assert sum(total.count for total in report.changes.values()) == len(polygons)
+    assert sum(total.count > 0 for total in report.changes.values()) > 1
     assert polygons.pixel_count.sum() == ((post >= report.threshold.code) & (post != 255)).sum()
     assert set(polygons.scenes) == {"post-after"}
     assert (out / "map.png").read_bytes().startswith(b"\x89PNG")

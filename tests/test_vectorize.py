@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from coseis.errors import UsageError
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Status
-from coseis.vectorize import BlockPieces, merge_blocks, polygonize, trace_block
+from coseis.vectorize import INCOMPLETE, BlockPieces, merge_blocks, polygonize, trace_block
 
 CODE = 112
 NORTH_UP = Affine(3, 0, 583_200, 0, -3, 4_737_072)
@@ -47,13 +47,13 @@ def trace_all(layers: tuple[np.ndarray, ...], row_cuts: list[int], col_cuts: lis
     height, width = layers[0].shape
     rows = sorted({0, height, *(cut for cut in row_cuts if cut < height)})
     cols = sorted({0, width, *(cut for cut in col_cuts if cut < width)})
-    return [
-        trace_block(
-            *(layer[top:bottom, left:right] for layer in layers), origin=(top, left), threshold_code=CODE
-        )
-        for top, bottom in pairwise(rows)
-        for left, right in pairwise(cols)
-    ]
+    pieces = []
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(cols):
+            codes, status, scene = (layer[top:bottom, left:right] for layer in layers)
+            summed = {INCOMPLETE: status & CONTEXT_INCOMPLETE > 0}
+            pieces.append(trace_block(codes, scene, summed, origin=(top, left), threshold_code=CODE))
+    return pieces
 
 
 def expected_polygons(mask: np.ndarray, affine: Affine) -> list[shapely.Polygon]:

@@ -51,7 +51,7 @@ class Resolved(Value):
 
     kind: InputKind
     sources: tuple[BandSource, ...]
-    """One a wanted band, in the order asked for."""
+    """One a wanted band, in the order asked for; then near infrared, where the same file has it."""
     udm2: BandSource | None
     resolution_m: float | None
     """Pixel size by the item's metadata; where only that is given, the ground sample distance."""
@@ -106,8 +106,10 @@ def resolve_assets(
         usable |= {layer.name for layers in fitting for layer in layers if layer.name}
         layers = _choose(fitting, bands)
         if layers:
+            names = [*bands, *_beside(fitting, layers, bands)]
             sources = tuple(
-                _source(assets, layer, band, kind, admit) for layer, band in zip(layers, bands, strict=True)
+                _source(assets, layer, band, kind, admit)
+                for layer, band in zip(_choose(fitting, names), names, strict=True)
             )
             return Resolved(
                 kind=kind,
@@ -152,6 +154,16 @@ def _choose(fitting: Sequence[list[_Layer]], bands: Sequence[str]) -> list[_Laye
             return chosen
     single = [layers[0] for layers in fitting if len(layers) == 1]
     return _pick(sorted(single, key=lambda layer: layer.resolution_m or math.inf), bands)
+
+
+def _beside(fitting: Sequence[list[_Layer]], layers: Sequence[_Layer], bands: Sequence[str]) -> list[str]:
+    """Near infrared, if it lies in the one file that the bands are taken from: it tells what is green."""
+    files = {layer.asset for layer in layers}
+    return [
+        "nir"
+        for asset in fitting
+        if {layer.asset for layer in asset} == files and "nir" in {layer.name for layer in asset} - set(bands)
+    ]
 
 
 def _pick(layers: Sequence[_Layer], bands: Sequence[str]) -> list[_Layer]:

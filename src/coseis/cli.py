@@ -468,6 +468,17 @@ def _conclude(report: "RunReport", settings: OutputConfig) -> None:
         f"{report.landslide_count} landslides, {report.landslide_area_m2 / 1e6:.3f} km2, on "
         f"{100 * report.observed_share:.1f} % observed of {report.aoi_km2:.1f} km2"
     )
+    kinds = [f"{total.count} {change}" for change, total in report.changes.items() if total.count]
+    if report.status_shares.keys() >= {"pre"}:
+        click.echo(f"against the scenes before: {', '.join(kinds) or 'nothing'}")
+    hidden = {name: share for name, share in report.status_shares["post"].items() if name != "observed"}
+    if hidden:
+        said = ", ".join(f"{name.replace('_', ' ')} {100 * share:.1f} %" for name, share in hidden.items())
+        click.echo(f"not clear: {said}; see {out}/observed.parquet")
+    if report.scenes_without_mask:
+        click.echo(
+            f"{len(report.scenes_without_mask)} scenes have no usable data mask: clouds in them are not told"
+        )
     click.echo(f"picture {out}/map.png, polygons {out}/landslides.parquet, report {out}/run.json")
     _refuse_failures(report.failed, settings, f"{out}/run.json")
 

@@ -126,6 +126,9 @@ class OutputConfig(Value):
     threshold: Literal["card", "otsu", "isodata"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "card", description="Landslide is what is at or above it: a rule, or a probability from 0 to 1."
     )
+    pre_threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Threshold of the scenes before the event; that of those after if not given."
+    )
     min_area: Annotated[Finite, Field(ge=0)] = Field(100.0, description="Least area of a polygon, m2.")
     resume: bool = Field(False, description="Go on with the run in the output; starts one if it is empty.")
     tolerate_failed: Annotated[int, Field(ge=0)] = Field(

@@ -73,7 +73,7 @@ def estimate_run(
         scene.index: area.intersection(shapely.box(*footprint_bounds(scene, grid))).area
         for scene in plan.found.scenes
     }
-    bands = len(plan.card.bands)
+    bands = len(plan.read_bands)
     stored = sum(
         on_grid_m2[scene.index] / pixel_m2 * bands * STORED_BYTES[scene.kind] for scene in plan.found.scenes
     )

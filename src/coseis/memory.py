@@ -33,7 +33,9 @@ def worker_bytes(
     area = (chunk_px + 2 * HALO_PX[card.padding]) ** 2
     bands, classes = len(card.bands), len(card.classes)
     # float32 image and one scene being laid in, scene and status, a few masks; then features and results.
-    cube = phases * (4 * bands + 3) + 4 * bands + 6
+    # With two phases near infrared too, and its index.
+    bands += phases > 1
+    cube = phases * (4 * bands + 4) + 4 * bands + 7
     prediction = 4 * card.channels + 5 * classes + phases * (classes + 3)
     network = window * batch * (card.base_filters * NETWORK_BYTES[precision] + 8 * card.channels)
     return PROCESS_BYTES + BLOCK_CACHE_BYTES + network + threads * area * (cube + prediction)

@@ -8,13 +8,10 @@ import time
 from collections.abc import Mapping, Set
 from contextlib import ExitStack
 from functools import cache
-from typing import Any
 
 import numpy as np
 from distributed import Client
-from numpy.typing import NDArray
 from obstore.store import MemoryStore, ObjectStore
-from odc.geo.geobox import GeoBox
 from rich.console import Console
 from rich.progress import Progress
 
@@ -23,7 +20,8 @@ from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig
 from coseis.dispatch import predict_chunks
-from coseis.errors import InputRefusedError, UnreachableError, UsageError
+from coseis.draw import draw_polygons
+from coseis.errors import UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
@@ -46,15 +44,10 @@ from coseis.report import (
     read_report,
     write_part,
 )
-from coseis.store import create_cube, open_arrays, read_records, shard_px
+from coseis.store import create_cube, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk
-from coseis.threshold import ThresholdChoice, choose_threshold
+from coseis.threshold import choose_threshold
 from coseis.types import CODE_SCALE
-from coseis.vectorize import BlockPieces, merge_blocks, trace_block
-from coseis.windows import Chunk, chunk_grid
-
-VECTORIZE_PX = 2048
-"""Least side of the blocks that are traced at once: measured quickest; larger blocks leave the cache."""
 
 
 def map_event(
@@ -193,7 +186,7 @@ def vectorize_run(
 
 def _changed(run: MapConfig, asked: OutputConfig) -> MapConfig:
     """What was not asked for stays as it was; the run may have been moved."""
-    names = asked.model_fields_set & {"threshold", "min_area", "tolerate_failed"}
+    names = asked.model_fields_set & {"threshold", "pre_threshold", "min_area", "tolerate_failed"}
     changes = {name: getattr(asked, name) for name in names} | {"out": asked.out}
     return run.model_copy(update={"output": run.output.model_copy(update=changes)})
 
@@ -318,50 +311,7 @@ def _finish(
         histogram += np.array(record.histogram)
     threshold = choose_threshold(config.output.threshold, histogram, plan.card.threshold)
     with clock("vectorize"):
-        pieces = _trace(plan, config.output, threshold, client, progress)
-        polygons = merge_blocks(
-            pieces,
-            plan.geobox,
-            item_ids={scene.index: scene.item_id for scene in plan.found.scenes},
-            model_digest=plan.identity.model,
-            min_area_m2=config.output.min_area,
-        )
+        drawing = draw_polygons(plan, config.output, threshold, client, progress)
     with one_step(progress, "publish"):
-        outcome = Outcome(polygons, threshold, records, failed, throughput)
+        outcome = Outcome(drawing.polygons, drawing.cells, threshold, records, failed, throughput)
         return publish_run(plan, config, store, clock, outcome)
-
-
-def _trace(
-    plan: Plan, output: OutputConfig, threshold: ThresholdChoice, client: Client, progress: Progress
-) -> list[BlockPieces]:
-    # Four chunks at least: a task a chunk would be as many as predicting takes.
-    side_px = max(VECTORIZE_PX, 2 * shard_px(output.out, plan.geobox))
-    blocks = list(chunk_grid(plan.identity.shape, side_px))
-    post = plan.identity.phases.index("post")
-    begun = time.time_ns()  # in the keys: the same block is traced again with another threshold
-    jobs = (
-        (
-            f"trace-{begun}-{block.name}",
-            block,
-            (plan.geobox, post, block, threshold.code, output.out),
-        )
-        for block in blocks
-    )
-    bar = progress.add_task("draw polygons", total=len(blocks))
-    pieces = []
-    for block, result in run_jobs(client, trace_run_block, jobs):
-        if isinstance(result, Failure):
-            raise InputRefusedError(f"the probability cube cannot be read at {block.name}: {result.reason}")
-        pieces.append(result)
-        progress.advance(bar)
-    return pieces
-
-
-def trace_run_block(geobox: GeoBox, phase: int, block: Chunk, threshold_code: int, out: str) -> BlockPieces:
-    """Traces one block of a run's cube: one phase, the first class."""
-    arrays = open_arrays(out, geobox)
-    rows, cols = block.slices
-    codes: NDArray[Any] = np.asarray(arrays["probability"][phase, 0, rows, cols])
-    status: NDArray[Any] = np.asarray(arrays["status"][phase, rows, cols])
-    scene: NDArray[Any] = np.asarray(arrays["scene"][phase, rows, cols])
-    return trace_block(codes, status, scene, origin=(block.y0, block.x0), threshold_code=threshold_code)

@@ -30,6 +30,7 @@ from coseis.reader import BLOCK_PX, inspect_scene
 from coseis.search import SearchFilters, search_items
 from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
+from coseis.vegetation import INDEX_BANDS, VegetationIndex, choose_index
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
 
 ITEMS = "items.json"
@@ -54,6 +55,8 @@ class Identity(Value):
     phases: tuple[Phase, ...]
     masked: tuple[str, ...]
     """Classes of usable data masks that are not used."""
+    vegetation: VegetationIndex | None
+    """What tells how green pixels are, before and after; None of a run of one phase."""
     block_px: int
     core_px: int
     batch: int
@@ -92,12 +95,20 @@ class Plan(Value):
         """How to make the cube of this plan's scenes."""
         return Recipe(
             self.geobox,
-            self.card.bands,
+            self.read_bands,
             self.identity.phases,
             self.found.scenes,
             self.found.event.aoi,
             self.identity.masked,
         )
+
+    @property
+    def read_bands(self) -> tuple[str, ...]:
+        """The bands that the network sees, and after them what tells vegetation."""
+        if self.identity.vegetation is None:
+            return self.card.bands
+        more = [band for band in INDEX_BANDS[self.identity.vegetation] if band not in self.card.bands]
+        return (*self.card.bands, *more)
 
     def for_area(self, area: Window) -> "Plan":
         """The plan with only the scenes that touch an area: what a chunk needs."""
@@ -238,6 +249,7 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
         core_px = choose_core((geobox.shape.y, geobox.shape.x), card.padding)
     window_px(core_px, card.padding)
     chunk_size(config, core_px)
+    phases = tuple(phase for phase in PHASES if found.of_phase(phase))
     device, default_precision = probe()
     precision = default_precision if config.model.precision == "auto" else config.model.precision
     identity = Identity(
@@ -246,8 +258,9 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
         crs=str(geobox.crs),
         transform=tuple(geobox.affine)[:6],
         shape=(geobox.shape.y, geobox.shape.x),
-        phases=tuple(phase for phase in PHASES if found.of_phase(phase)),
+        phases=phases,
         masked=config.search.mask,
+        vegetation=choose_index(found.scenes, card.bands) if len(phases) > 1 else None,
         block_px=BLOCK_PX,
         core_px=core_px,
         batch=config.model.batch,
@@ -270,10 +283,10 @@ def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tupl
     """
 
     def inspect(scene: Scene) -> Scene:
-        sources = [*(scene.source(band) for band in card.bands), scene.udm2]
+        sources = [*scene.sources, scene.udm2]
         for href in {source.href for source in sources if source}:
             check_redirects(href, policy)
-        return inspect_scene(scene, card.bands)
+        return inspect_scene(scene, scene.bands)
 
     with ThreadPoolExecutor(INSPECT_THREADS) as pool:
         return tuple(pool.map(inspect, found.scenes))

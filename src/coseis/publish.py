@@ -48,6 +48,15 @@ INVENTORY_COLUMNS = {
     "model_digest": "string",
 }
 """Attributes of a landslide polygon and their types, which an empty inventory has too."""
+RUN_COLUMNS = {
+    "change": "string",
+    "pre_overlap": "float64",
+    "pre_observed": "float64",
+    "vegetation_change": "float64",
+    "touches_unobserved": "bool",
+    "touches_aoi_border": "bool",
+}
+"""What a run knows beside: `polygonize` on a lone array does not."""
 
 COPY_PX = 4096
 """Side of the windows that `write_cog` asks for: a multiple of the 512 px tiles, 16 MiB a band in uint8."""
@@ -108,6 +117,7 @@ OUTPUTS = {
     "probability.tif": Output("Landslide probability", pystac.MediaType.COG.value, "data"),
     "status.tif": Output("Why a pixel is or is not observed", pystac.MediaType.COG.value, "data-mask"),
     "landslides.parquet": Output("Landslide inventory", "application/vnd.apache.parquet", "data"),
+    "observed.parquet": Output("How much of every km2 was seen", "application/vnd.apache.parquet", "data"),
     "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
     "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),
     "items.json": Output("Scenes used", pystac.MediaType.GEOJSON.value, "source"),
@@ -180,13 +190,22 @@ def write_inventory(polygons: gpd.GeoDataFrame, store: ObjectStore, key: str) ->
         InputRefusedError: if a column or the CRS is missing, or the store refuses the file.
         UnreachableError: if the store does not answer.
     """
-    inventory = _typed_inventory(polygons)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "inventory.parquet"
-        inventory.to_parquet(
-            path, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
-        )
-        upload(path, store, key)
+    _upload_parquet(_typed_inventory(polygons), store, key)
+
+
+def write_cells(cells: gpd.GeoDataFrame, store: ObjectStore, key: str) -> None:
+    """Write how much of every square kilometre was seen, as GeoParquet 1.1.
+
+    Args:
+        cells: As `cells.join_cells` gives them.
+        store: where the file goes.
+        key: its name there.
+
+    Raises:
+        InputRefusedError: if the store refuses the file.
+        UnreachableError: if the store does not answer.
+    """
+    _upload_parquet(cells, store, key)
 
 
 def write_tiles(
@@ -296,6 +315,15 @@ def upload(content: Path | bytes, store: ObjectStore, key: str) -> None:
     put_object(store, key, content, media_type=output and output.media_type)
 
 
+def _upload_parquet(table: gpd.GeoDataFrame, store: ObjectStore, key: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        table.to_parquet(
+            path, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
+        )
+        upload(path, store, key)
+
+
 def _copy_windows(read: WindowReader, path: Path, geobox: GeoBox, layout: RasterLayout) -> None:
     """Copy the array window by window into a plain tiled GeoTIFF, lightly compressed."""
     if geobox.crs is None:
@@ -347,7 +375,8 @@ def _typed_inventory(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         raise InputRefusedError(f"the inventory lacks {', '.join(missing)}; polygonize writes them")
     if polygons.crs is None:
         raise InputRefusedError("the inventory has no CRS; expected that of the grid it was made on")
-    return polygons.astype(INVENTORY_COLUMNS)
+    types = INVENTORY_COLUMNS | {name: kind for name, kind in RUN_COLUMNS.items() if name in polygons}
+    return polygons.astype(types)
 
 
 def _build_archive(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
+from coseis.change import CHANGES
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.errors import InputRefusedError
@@ -25,6 +26,7 @@ from coseis.publish import (
     probability_layout,
     status_layout,
     upload,
+    write_cells,
     write_cog,
     write_inventory,
     write_stac_item,
@@ -41,7 +43,14 @@ PICTURE_PX = 1600
 RUN = "run.json"
 PARTS = "parts"
 """Folder of the reports of parts."""
-FILES = ("probability.tif", "status.tif", "landslides.parquet", "landslides.pmtiles", "map.png")
+FILES = (
+    "probability.tif",
+    "status.tif",
+    "landslides.parquet",
+    "landslides.pmtiles",
+    "observed.parquet",
+    "map.png",
+)
 """What is published beside the cube, the plan and the report."""
 
 
@@ -93,6 +102,13 @@ class PartReport(Value):
     failed: tuple[FailedChunk, ...]
 
 
+class ChangeTotal(Value):
+    """Polygons of one kind of change."""
+
+    count: int
+    area_m2: float
+
+
 class RunReport(Value):
     """run.json: what was run, how long it took, what it found, and what is missing."""
 
@@ -102,11 +118,19 @@ class RunReport(Value):
     forced_resolution: bool
     threshold: ThresholdChoice
     landslide_count: int
+    """Landslides of the event: all polygons but those that were there before."""
     landslide_area_m2: float
+    """Of the same."""
+    changes: dict[str, ChangeTotal]
+    """Of every kind of `change.CHANGES`."""
     aoi_km2: float
     """Area of the AOI on the grid."""
     observed_share: float
-    """Share of the AOI's pixels that the post phase observed."""
+    """Share of the AOI's pixels that a scene of the post phase was used for."""
+    status_shares: dict[Phase, dict[str, float]]
+    """Shares of the AOI's pixels by what was seen of them, or why nothing was."""
+    scenes_without_mask: tuple[str, ...]
+    """Items that came without a usable data mask: clouds in them count as observed."""
     failed: tuple[FailedChunk, ...]
     seconds: dict[str, float]
     """Wall seconds a stage; of a resumed run, of its last part."""
@@ -118,7 +142,9 @@ class Outcome:
     """What the passes over the cube gave."""
 
     polygons: gpd.GeoDataFrame
-    """The inventory, as `merge_blocks` describes it."""
+    """The inventory, as `draw.Drawing` describes it."""
+    cells: gpd.GeoDataFrame
+    """What was seen, as `cells.join_cells` describes it."""
     threshold: ThresholdChoice
     records: Sequence[DoneRecord]
     """Of every chunk that is done, also of earlier parts of a resumed run."""
@@ -270,13 +296,20 @@ def publish_run(
     with clock("publish"):
         polygons = outcome.polygons
         write_inventory(polygons, store, "landslides.parquet")
+        write_cells(outcome.cells, store, "observed.parquet")
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(_credits(plan)))
         _write_rasters(plan, store, config.output.out)
-        upload(draw_run(plan, polygons, outcome.threshold.value), store, "map.png")
-        write_stac_item(_summary(plan, polygons, outcome.threshold), store)
+        of_event = event_polygons(polygons)
+        upload(draw_run(plan, of_event, outcome.threshold.value), store, "map.png")
+        write_stac_item(_summary(plan, of_event, outcome.threshold), store)
     report = _report(plan, config, clock.seconds, outcome)
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
+
+
+def event_polygons(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Those of an inventory that are landslides of the event, as far as is known."""
+    return polygons[polygons["change"] != "pre-existing"]
 
 
 def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
@@ -361,17 +394,38 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
     pixel_km2 = abs(plan.identity.transform[0] * plan.identity.transform[4]) / 1e6
     aoi_px = sum(record.aoi_px for record in outcome.records) + sum(f.aoi_px for f in outcome.failures)
     observed_px = sum(record.observed_px for record in outcome.records)
+    of_event = event_polygons(outcome.polygons)
     return RunReport(
         identity=plan.identity,
         identity_digest=plan.identity.digest(),
         config=config,
         forced_resolution=plan.forced_resolution,
         threshold=outcome.threshold,
-        landslide_count=len(outcome.polygons),
-        landslide_area_m2=float(outcome.polygons.area_m2.sum()),
+        landslide_count=len(of_event),
+        landslide_area_m2=float(of_event.area_m2.sum()),
+        changes={
+            change: ChangeTotal(count=len(rows), area_m2=float(rows.area_m2.sum()))
+            for change in CHANGES
+            for rows in [outcome.polygons[outcome.polygons["change"] == change]]
+        },
         aoi_km2=round(aoi_px * pixel_km2, 3),
         observed_share=round(observed_px / aoi_px, 6) if aoi_px else 0.0,
+        status_shares=_status_shares(plan.identity.phases, outcome, aoi_px),
+        scenes_without_mask=tuple(scene.item_id for scene in plan.found.scenes if scene.udm2 is None),
         failed=tuple(sorted(outcome.failures, key=lambda failure: failure.chunk)),
         seconds=seconds,
         throughput=outcome.throughput,
     )
+
+
+def _status_shares(phases: Sequence[Phase], outcome: Outcome, aoi_px: int) -> dict[Phase, dict[str, float]]:
+    """By phase and status, what is not zero; chunks that failed are `failed` in all phases."""
+    counts = np.zeros((len(phases), len(Status)), np.int64)
+    for record in outcome.records:
+        counts += np.array(record.status_px)
+    counts[:, Status.FAILED] += sum(failure.aoi_px for failure in outcome.failures)
+    inside = [status for status in Status if status != Status.OUTSIDE_AOI]
+    return {
+        phase: {s.name.lower(): round(int(row[s]) / aoi_px, 6) for s in inside if row[s]} if aoi_px else {}
+        for phase, row in zip(phases, counts, strict=True)
+    }

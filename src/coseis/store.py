@@ -26,10 +26,11 @@ from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
 from coseis.objects import get_object, list_objects, open_store, put_object, store_errors
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
+from coseis.vegetation import INDEX_SCALE
 from coseis.windows import Chunk
 
 CUBE = "probability.zarr"
-ARRAYS = ("probability", "status", "scene")
+ARRAYS = ("probability", "status", "scene", "vegetation")
 RECORDS = "records"
 MOST_INNER_PX = 512
 """Largest inner chunk of a shard: what a reader fetches to look at one place."""
@@ -45,11 +46,13 @@ class ChunkCodes:
     """(phase, y, x), Status codes and the bit CONTEXT_INCOMPLETE."""
     scene: NDArray[np.uint16]
     """(phase, y, x), index into items.json, 65535 where no scene."""
+    vegetation: NDArray[np.uint8]
+    """(phase, y, x), codes of an index of greenness (see `vegetation`), 255 where it is not known."""
 
     def digest(self) -> str:
         """SHA-256 of the decoded arrays: equal digests, equal chunk."""
         hasher = hashlib.sha256()
-        for array in (self.probability, self.status, self.scene):
+        for array in (self.probability, self.status, self.scene, self.vegetation):
             hasher.update(f"{array.shape}{array.dtype.str}".encode())
             hasher.update(np.ascontiguousarray(array).data)
         return hasher.hexdigest()
@@ -97,6 +100,7 @@ def create_cube(
         "probability": ((len(phases), len(classes)), np.uint8, CODE_FILL),
         "status": ((len(phases),), np.uint8, Status.NOT_COMPUTED),
         "scene": ((len(phases),), np.uint16, SCENE_FILL),
+        "vegetation": ((len(phases),), np.uint8, CODE_FILL),
     }
     inner_px = inner_chunk_px(core_px)
     # Variable-length strings: fixed-length ones have no Zarr v3 specification.
@@ -120,6 +124,12 @@ def create_cube(
     probability = template.probability.attrs
     # Written as codes; xarray decodes them to [0, 1] with NaN. The attributes are CF's.
     probability |= {"scale_factor": 1 / CODE_SCALE, "_FillValue": CODE_FILL, "long_name": "class probability"}
+    template.vegetation.attrs |= {
+        "scale_factor": 1 / INDEX_SCALE,
+        "add_offset": -1.0,
+        "_FillValue": CODE_FILL,
+        "long_name": "NDVI, or (green - red) / (green + red) where scenes have no near infrared",
+    }
     template.status.attrs |= {
         "flag_values": [status.value for status in Status],
         "flag_meanings": " ".join(status.name.lower() for status in Status),
@@ -179,6 +189,7 @@ def write_chunk(out: str, geobox: GeoBox, chunk: Chunk, codes: ChunkCodes) -> No
         ("probability", codes.probability),
         ("status", codes.status),
         ("scene", codes.scene),
+        ("vegetation", codes.vegetation),
     ):
         array = arrays[name]
         side = array.shards[-1] if array.shards else 0

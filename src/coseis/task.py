@@ -29,6 +29,7 @@ from coseis.reader import bytes_per_px
 from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
 from coseis.threshold import count_codes
 from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value, seen_pixels
+from coseis.vegetation import vegetation_codes
 from coseis.windows import HALO_PX, Chunk
 
 PLANS_KEPT = 4
@@ -122,7 +123,7 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
             network = ready_network(
                 model, precision=identity.precision, core_px=identity.core_px, batch=identity.batch
             )
-            features = stack_features(cube.image[sees], cube.scene[sees], scenes, card)
+            features = stack_features(cube.image[sees][:, : len(card.bands)], cube.scene[sees], scenes, card)
             # Cores beyond the chunk exist only where it is cut by the grid's edge; they hold nothing wanted.
             wanted = np.zeros(observed.shape, bool)
             wanted[delivered] = seen
@@ -136,7 +137,7 @@ def predict_chunk(plan: Plan, chunk: Chunk, cube: CubeWindow, model: Model) -> C
             status[number][lacking] = other[inner][delivered][lacking]
         status[number][seen & incomplete] |= CONTEXT_INCOMPLETE
         scene[number][~seen] = SCENE_FILL
-    return ChunkCodes(probability, status, scene)
+    return ChunkCodes(probability, status, scene, _vegetation(plan, cube, scene, (*inner, *delivered)))
 
 
 def _network_inputs(
@@ -154,6 +155,19 @@ def _network_inputs(
             yield number, [phases.index(seen) for seen in card_phases]
 
 
+def _vegetation(
+    plan: Plan, cube: CubeWindow, scene: NDArray[np.uint16], place: tuple[slice, ...]
+) -> NDArray[np.uint8]:
+    """How green each phase is, uint8 (phase, y, x), where a scene was used."""
+    codes = np.full(scene.shape, CODE_FILL, np.uint8)
+    if plan.identity.vegetation is not None:
+        rows, cols, in_rows, in_cols = place
+        for number, image in enumerate(cube.image[:, :, rows, cols]):
+            index = vegetation_codes(image[:, in_rows, in_cols], plan.read_bands, plan.identity.vegetation)
+            np.copyto(codes[number], index, where=scene[number] != SCENE_FILL)
+    return codes
+
+
 def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
     """Writes a chunk that could not be computed as Status.FAILED, without a done-record."""
     phases = len(plan.identity.phases)
@@ -162,6 +176,7 @@ def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
         np.full((phases, len(plan.card.classes), *shape[1:]), CODE_FILL, np.uint8),
         np.full(shape, Status.FAILED, np.uint8),
         np.full(shape, SCENE_FILL, np.uint16),
+        np.full(shape, CODE_FILL, np.uint8),
     )
     write_chunk(out, plan.geobox, chunk, codes)
 
@@ -223,7 +238,7 @@ def _needed_bytes(plan: Plan, codes: ChunkCodes) -> int:
     """Stored bytes of the pixels that a chunk has taken of its scenes."""
     counts = np.bincount(codes.scene.ravel(), minlength=SCENE_FILL + 1)
     return sum(
-        int(counts[scene.index]) * bytes_per_px(scene, plan.card.bands)
+        int(counts[scene.index]) * bytes_per_px(scene, plan.read_bands)
         for scene in plan.found.scenes
         if counts[scene.index]
     )

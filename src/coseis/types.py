@@ -2,11 +2,13 @@
 
 from bisect import bisect_left
 from enum import IntEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+if TYPE_CHECKING:  # the command line starts at once
+    import numpy as np
+    from numpy.typing import NDArray
 
 Phase = Literal["pre", "post"]
 PHASES: tuple[Phase, Phase] = ("pre", "post")
@@ -74,14 +76,14 @@ MASKED = ("cloud", "shadow", "heavy_haze", "snow", "unusable")
 """What counts as not observed unless a user says otherwise; light haze the network stands."""
 
 
-def seen_pixels(status: NDArray[np.uint8], scene: NDArray[np.uint16]) -> NDArray[np.bool_]:
+def seen_pixels(status: "NDArray[np.uint8]", scene: "NDArray[np.uint16]") -> "NDArray[np.bool_]":
     """Pixels of the area that some scene was used for, bool in the shape of both.
 
     Args:
         status: uint8, Status codes, with or without the context bit.
         scene: uint16, scene indices, SCENE_FILL where none was used.
     """
-    outside = (status & ~np.uint8(CONTEXT_INCOMPLETE)) == Status.OUTSIDE_AOI
+    outside = (status & (0xFF ^ CONTEXT_INCOMPLETE)) == Status.OUTSIDE_AOI
     seen: NDArray[np.bool_] = (scene != SCENE_FILL) & ~outside
     return seen
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -36,6 +37,9 @@ from coseis.rings import (
 )
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, least_code
 
+INCOMPLETE = "incomplete"
+"""Layer of the pixels whose context was incomplete."""
+
 
 @dataclass(frozen=True)
 class BlockPieces:
@@ -50,8 +54,8 @@ class BlockPieces:
     pixel_count: NDArray[np.int64]
     code_sum: NDArray[np.int64]
     code_max: NDArray[np.uint8]
-    incomplete_count: NDArray[np.int64]
-    """int64 (components,): pixels whose context was incomplete."""
+    sums: dict[str, NDArray[np.int64]]
+    """int64 (components,): of each layer of whole numbers, its sum over the pixels."""
     scenes: NDArray[np.int64]
     """int64 (pairs, 2): component and scene index, each pair once."""
     rings: Rings
@@ -116,8 +120,8 @@ def polygonize(
 
 def trace_block(
     codes: NDArray[np.uint8],
-    status: NDArray[np.uint8] | None,
     scene: NDArray[np.uint16] | None,
+    layers: Mapping[str, NDArray[Any]],
     *,
     origin: tuple[int, int],
     threshold_code: int,
@@ -126,8 +130,9 @@ def trace_block(
 
     Args:
         codes: uint8 (height, width), round(200 p), 255 = not predicted.
-        status: uint8 (height, width), status codes with the context bit; None: all complete.
         scene: uint16 (height, width), scene index, 65535 = none; None: no scenes.
+        layers: bool or integer (height, width) each, to be summed over the pixels of every component; the
+            same names in every block.
         origin: Row and column of the block's first pixel in the whole array.
         threshold_code: Least code that counts as landslide, 0-200.
     """
@@ -151,19 +156,22 @@ def trace_block(
     first = np.full(count, inside.size)
     np.minimum.at(first, component, np.flatnonzero(inside))
     first_row, first_col = np.divmod(first, width + 2)
-    context = np.zeros_like(code) if status is None else status[landslide]
     return BlockPieces(
         first_row=first_row - 1 + origin[0],
         first_col=first_col - 1 + origin[1],
         pixel_count=np.bincount(component, minlength=count),
-        # Weights are float64, which holds every sum below 2**53 exactly.
-        code_sum=np.bincount(component, weights=code, minlength=count).astype(np.int64),
+        code_sum=_sum_by(component, code, count),
         code_max=code_max,
-        incomplete_count=np.bincount(component[context & CONTEXT_INCOMPLETE > 0], minlength=count),
+        sums={name: _sum_by(component, layer[landslide], count) for name, layer in layers.items()},
         scenes=np.zeros((0, 2), np.int64) if scene is None else _scene_pairs(component, scene[landslide]),
         rings=link_rings(select_owners(vertices, ~at_border)),
         border=select_owners(vertices, at_border),
     )
+
+
+def _sum_by(component: NDArray[np.int32], values: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Sums of values by component; weights are float64, which holds every sum below 2**53 exactly."""
+    return np.bincount(component, weights=values, minlength=count).astype(np.int64)
 
 
 def merge_blocks(
@@ -191,8 +199,9 @@ def merge_blocks(
         A row a polygon: `id`, EPSG code and place of the first pixel's upper left corner, the same for
         every chunking and every AOI on the same lattice; `area_m2` and `perimeter_m` on the grid (pixels
         and pixel edges, no correction for the projection's scale); `pixel_count`; `probability_mean`
-        and `probability_max`; `context_incomplete_share`, 0-1; `scenes`, item ids in the order of their
-        indices with commas between; `model_digest`; `geometry`.
+        and `probability_max`; a column a layer of the blocks, its sum; `scenes`, item ids in the order of
+        their indices with commas between; `model_digest`; `geometry`. Of the layer INCOMPLETE the share of
+        the pixels is given, 0-1, as `context_incomplete_share`.
 
     Raises:
         UsageError: The grid has no EPSG code, is not in metres, or is rotated; a scene has no item id.
@@ -222,7 +231,8 @@ def merge_blocks(
             "pixel_count": sums["pixel_count"].to_numpy(),
             "probability_mean": (sums["code_sum"] / (sums["pixel_count"] * CODE_SCALE)).to_numpy(),
             "probability_max": (sums["code_max"] / CODE_SCALE).to_numpy(),
-            "context_incomplete_share": (sums["incomplete_count"] / sums["pixel_count"]).to_numpy(),
+            "context_incomplete_share": (sums[INCOMPLETE] / sums["pixel_count"]).to_numpy(),
+            **{name: sums[name].to_numpy() for name in blocks[0].sums if name != INCOMPLETE},
             "scenes": _join_scene_names(np.concatenate(scenes), len(sums), item_ids),
             "model_digest": [model_digest] * len(sums),
         },
@@ -298,7 +308,8 @@ def _trace_probability(
                 f"{origin[1]}; expected 0 to 1 and NaN where it is missing"
             )
         codes = np.where(missing, CODE_FILL, np.rint(filled * CODE_SCALE)).astype(np.uint8)
-    return trace_block(codes, status, scene, origin=origin, threshold_code=threshold_code)
+    layers = {} if status is None else {INCOMPLETE: status & CONTEXT_INCOMPLETE > 0}
+    return trace_block(codes, scene, layers, origin=origin, threshold_code=threshold_code)
 
 
 def _scene_pairs(component: NDArray[np.int32], scene: NDArray[np.uint16]) -> NDArray[np.int64]:
@@ -311,7 +322,7 @@ def _scene_pairs(component: NDArray[np.int32], scene: NDArray[np.uint16]) -> NDA
 
 
 def _empty_pieces() -> BlockPieces:
-    return trace_block(np.full((1, 1), CODE_FILL, np.uint8), None, None, origin=(0, 0), threshold_code=0)
+    return trace_block(np.full((1, 1), CODE_FILL, np.uint8), None, {}, origin=(0, 0), threshold_code=0)
 
 
 def _gather_borders(blocks: Sequence[BlockPieces], offsets: NDArray[np.int64]) -> Vertices:
@@ -332,8 +343,9 @@ def _sum_components(blocks: Sequence[BlockPieces], united: NDArray[np.int32], ge
         "pixel_count": np.concatenate([block.pixel_count for block in blocks]),
         "code_sum": np.concatenate([block.code_sum for block in blocks]),
         "code_max": np.concatenate([block.code_max for block in blocks]),
-        "incomplete_count": np.concatenate([block.incomplete_count for block in blocks]),
-    }
+        # Without such a layer all contexts are complete.
+        INCOMPLETE: np.zeros(len(united), np.int64),
+    } | {name: np.concatenate([block.sums[name] for block in blocks]) for name in blocks[0].sums}
     how = dict.fromkeys(sums, "sum") | {"first": "min", "code_max": "max"}
     table = pd.DataFrame(sums).groupby(united).agg(how).sort_values("first")
     affine = geobox.affine

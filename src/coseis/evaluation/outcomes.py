@@ -50,7 +50,7 @@ def outcome_of(predicted: BoolArray, landslide: BoolArray, counted: BoolArray) -
 def trace_mask(mask: BoolArray, *, origin: tuple[int, int] = (0, 0)) -> BlockPieces:
     """Traces what is True in one block, bool (y, x), to be joined by `vectorize.merge_blocks`."""
     codes = np.where(mask, np.uint8(CODE_SCALE), np.uint8(0))
-    return trace_block(codes, None, None, origin=origin, threshold_code=CODE_SCALE)
+    return trace_block(codes, None, {}, origin=origin, threshold_code=CODE_SCALE)
 
 
 def trace_outcome(outcome: UintArray, *, origin: tuple[int, int] = (0, 0)) -> dict[str, BlockPieces]:

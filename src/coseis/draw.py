@@ -1,0 +1,171 @@
+"""The cube of a run and a threshold go in, its polygons and what was seen of every cell come out.
+
+A pass of its own over blocks of the cube, so that a new threshold needs no new inference.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from distributed import Client
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rich.progress import Progress
+from scipy import ndimage
+
+from coseis.cells import count_cells, join_cells
+from coseis.change import HALO_PX as CHANGE_HALO_PX
+from coseis.change import (
+    BeforeAfter,
+    change_layers,
+    join_tables,
+    name_changes,
+    old_pixels,
+    without_pre,
+)
+from coseis.cluster import Failure, run_jobs
+from coseis.config import OutputConfig
+from coseis.errors import InputRefusedError
+from coseis.plan import Plan
+from coseis.store import open_arrays, shard_px
+from coseis.threshold import ThresholdChoice
+from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, least_code
+from coseis.vectorize import INCOMPLETE, BlockPieces, merge_blocks, trace_block
+from coseis.vegetation import INDEX_SCALE
+from coseis.windows import Chunk, chunk_grid
+
+VECTORIZE_PX = 2048
+"""Least side of the blocks that are traced at once: measured quickest; larger blocks leave the cache."""
+UNSEEN, OUTSIDE = "unseen_px", "outside_px"
+"""Layers: pixels beside one of the area that was not seen; beside one outside the area."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Least codes that count as landslide."""
+
+    post: int
+    pre: int
+
+
+@dataclass(frozen=True)
+class BlockDrawing:
+    """What one block holds."""
+
+    pieces: tuple[BlockPieces, ...]
+    """Of what was there before the event, and of the rest; of the rest alone where there is no pre phase."""
+    cells: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a run's cube holds at a threshold."""
+
+    polygons: gpd.GeoDataFrame
+    """The inventory: `vectorize.merge_blocks`, with `change.name_changes`, `touches_unobserved` and
+    `touches_aoi_border`."""
+    cells: gpd.GeoDataFrame
+    """What was seen: `cells.join_cells`."""
+
+
+def draw_polygons(
+    plan: Plan, output: OutputConfig, threshold: ThresholdChoice, client: Client, progress: Progress
+) -> Drawing:
+    """Draws a run's polygons in blocks on a cluster, and joins them.
+
+    Raises:
+        InputRefusedError: the cube cannot be read.
+    """
+    # Four chunks at least: a task a chunk would be as many as predicting takes.
+    side_px = max(VECTORIZE_PX, 2 * shard_px(output.out, plan.geobox))
+    blocks = list(chunk_grid(plan.identity.shape, side_px))
+    pre_code = threshold.code if output.pre_threshold is None else least_code(output.pre_threshold)
+    codes = Thresholds(threshold.code, pre_code)
+    begun = time.time_ns()  # in the keys: the same block is traced again with another threshold
+    jobs = (
+        (f"trace-{begun}-{block.name}", block, (plan.geobox, plan.identity.phases, block, codes, output.out))
+        for block in blocks
+    )
+    bar = progress.add_task("draw polygons", total=len(blocks))
+    drawn: list[BlockDrawing] = []
+    for block, result in run_jobs(client, draw_block, jobs):
+        if isinstance(result, Failure):
+            raise InputRefusedError(f"the probability cube cannot be read at {block.name}: {result.reason}")
+        drawn.append(result)
+        progress.advance(bar)
+    tables = [
+        merge_blocks(
+            pieces,
+            plan.geobox,
+            item_ids={scene.index: scene.item_id for scene in plan.found.scenes},
+            model_digest=plan.identity.model,
+            min_area_m2=output.min_area,
+        )
+        for pieces in zip(*(block.pieces for block in drawn), strict=True)
+    ]
+    polygons = join_tables(tables)
+    polygons = name_changes(polygons, INDEX_SCALE) if len(tables) > 1 else without_pre(polygons)
+    polygons = polygons.assign(
+        touches_unobserved=polygons[UNSEEN] > 0, touches_aoi_border=polygons[OUTSIDE] > 0
+    ).drop(columns=[UNSEEN, OUTSIDE])
+    return Drawing(polygons, join_cells([block.cells for block in drawn], plan.geobox))
+
+
+def draw_block(
+    geobox: GeoBox, phases: tuple[Phase, ...], block: Chunk, thresholds: Thresholds, out: str
+) -> BlockDrawing:
+    """Traces one block of a run's cube, the first class, read with the margin that its pixels depend on."""
+    top, left = max(0, block.y0 - CHANGE_HALO_PX), max(0, block.x0 - CHANGE_HALO_PX)
+    area = (
+        slice(top, block.y0 + block.height + CHANGE_HALO_PX),
+        slice(left, block.x0 + block.width + CHANGE_HALO_PX),
+    )
+    inner = (
+        slice(block.y0 - top, block.y0 - top + block.height),
+        slice(block.x0 - left, block.x0 - left + block.width),
+    )
+    arrays = open_arrays(out, geobox)
+    post = phases.index("post")
+    codes: NDArray[Any] = np.asarray(arrays["probability"][:, 0, *area])
+    status: NDArray[Any] = np.asarray(arrays["status"][:, *area])
+    scene: NDArray[Any] = np.asarray(arrays["scene"][:, *area])
+    outside = (status[post] & ~np.uint8(CONTEXT_INCOMPLETE)) == Status.OUTSIDE_AOI
+    layers: dict[str, NDArray[Any]] = {
+        INCOMPLETE: status[post] & CONTEXT_INCOMPLETE > 0,
+        UNSEEN: ndimage.binary_dilation((scene[post] == SCENE_FILL) & ~outside),
+        OUTSIDE: ndimage.binary_dilation(outside),
+    }
+    parts = [np.ones(outside.shape, bool)]
+    if "pre" in phases:
+        pre = phases.index("pre")
+        vegetation: NDArray[Any] = np.asarray(arrays["vegetation"][:, *area])
+        both = BeforeAfter(
+            post=codes[post],
+            pre=codes[pre],
+            vegetation_post=vegetation[post],
+            vegetation_pre=vegetation[pre],
+            post_code=thresholds.post,
+            pre_code=thresholds.pre,
+        )
+        old = old_pixels(both)
+        layers |= change_layers(both, old)
+        parts = [old, ~old]
+    cut: Mapping[str, NDArray[Any]] = {name: layer[inner] for name, layer in layers.items()}
+    origin = (block.y0, block.x0)
+    pieces = tuple(
+        trace_block(
+            np.where(part[inner], codes[post][inner], np.uint8(CODE_FILL)),
+            scene[post][inner],
+            cut,
+            origin=origin,
+            threshold_code=thresholds.post,
+        )
+        for part in parts
+    )
+    return BlockDrawing(
+        pieces, count_cells(status[:, *inner], scene[:, *inner], phases, geobox, origin=origin)
+    )
