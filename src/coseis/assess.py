@@ -1,13 +1,19 @@
 """A finished run and its labels in, everything that is counted of the map out."""
 
 import dataclasses
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
+import shapely
 import zarr
 from numpy.typing import NDArray
+from obstore.store import ObjectStore
+from odc.geo.geobox import GeoBox
+from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from coseis.cube import read_window
@@ -51,15 +57,19 @@ class _BlockResult:
     true_false_missed: dict[str, BlockPieces]
 
 
-def assess_run(out: str, labels: str | Path | None, *, threshold: float | None = None) -> Assessed:
+def assess_run(
+    out: str, labels: str | Path | None, *, threshold: float | None = None, with_old: bool = False
+) -> Assessed:
     """Compares a finished run's map with labels, where the post phase was observed.
 
-    Counted are pixels at or above the threshold, also those of polygons below the run's least area.
+    Counted are pixels at or above the threshold, also those of polygons below the run's least area, but not
+    those of polygons that were there before the event.
 
     Args:
         out: Address of the run.
         labels: Polygons or a raster, see `labels.open_labels`; None is refused.
         threshold: Least probability that counts as landslide; default: the run's.
+        with_old: Count what was there before too: for labels that hold old landslides.
 
     Raises:
         InputRefusedError: There is no finished run at `out`.
@@ -72,12 +82,13 @@ def assess_run(out: str, labels: str | Path | None, *, threshold: float | None =
     plan = read_plan(get_object(store, ITEMS) or b"", out)
     arrays = open_arrays(out, plan.geobox)
     truth = open_labels(labels, plan.geobox)
+    old = None if with_old else _old_polygons(store)
     threshold = report.threshold.value if threshold is None else threshold
     step = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
     picture = np.full(plan.geobox.zoom_out(step).shape, Outcome.NOT_COUNTED, dtype=np.uint8)
     blocks = []
     for block in chunk_grid(plan.identity.shape, BLOCK_PX):
-        result, outcome = _assess_block(plan, arrays, truth, block, threshold)
+        result, outcome = _assess_block(plan, arrays, truth, old, block, threshold)
         blocks.append(result)
         _show_block(picture, outcome, block, step)
     predicted, labelled = (
@@ -100,8 +111,29 @@ def assess_run(out: str, labels: str | Path | None, *, threshold: float | None =
     )
 
 
+def _old_polygons(store: ObjectStore) -> gpd.GeoSeries:
+    """What was there before the event, in the grid's CRS."""
+    table = gpd.read_parquet(io.BytesIO(get_object(store, "landslides.parquet") or b""))
+    return table.geometry[table["change"] == "pre-existing"]
+
+
+def _inside(polygons: gpd.GeoSeries, geobox: GeoBox) -> NDArray[np.bool_]:
+    """Pixels of polygons that run along pixel edges, bool (y, x): exactly theirs."""
+    box = geobox.boundingbox
+    near = polygons.iloc[polygons.sindex.query(shapely.box(*box))]
+    if near.empty:
+        return np.zeros(geobox.shape, bool)
+    burnt: NDArray[np.uint8] = rasterize(near, geobox.shape, transform=geobox.affine, dtype=np.uint8)
+    return burnt > 0
+
+
 def _assess_block(
-    plan: Plan, arrays: dict[str, zarr.Array[Any]], labels: Labels, block: Chunk, threshold: float
+    plan: Plan,
+    arrays: dict[str, zarr.Array[Any]],
+    labels: Labels,
+    old: gpd.GeoSeries | None,
+    block: Chunk,
+    threshold: float,
 ) -> tuple[_BlockResult, NDArray[np.uint8]]:
     """One block and its outcomes, uint8 (y, x); read with the margin that tells how near a border is."""
     (y0, y1), (x0, x1) = (
@@ -112,6 +144,8 @@ def _assess_block(
     )
     post = plan.identity.phases.index("post")
     codes = np.asarray(arrays["probability"][post, 0, y0:y1, x0:x1])
+    if old is not None:
+        codes[_inside(old, plan.geobox[y0:y1, x0:x1]) & (codes <= CODE_SCALE)] = 0
     truth = labels.mask(plan.geobox[y0:y1, x0:x1])
     inner = (
         slice(block.y0 - y0, block.y0 - y0 + block.height),

@@ -331,6 +331,9 @@ def train(config: Path | None, **options: Any) -> None:
 )
 @click.option("--scene", default=None, help="Image that the patches were cut from: normalizes them.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Default: the run's, or the model card's.")
+@click.option(
+    "--with-old", is_flag=True, help="Count landslides of RUN that were there before the event too."
+)
 @click.option("--frame-px", default=3, show_default=True, help="Frame of a patch that is not counted, px.")
 @click.option("--prevalence", default=0.05, show_default=True, help="Landslide share to restate scores for.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for all scores, figure and polygons.")
@@ -339,6 +342,7 @@ def evaluate(
     run: str,
     labels: Path | None,
     threshold: float | None,
+    with_old: bool,
     prevalence: float,
     out: Path | None,
     as_json: bool,
@@ -346,7 +350,8 @@ def evaluate(
 ) -> None:
     """Score RUN against LABELS, or a folder of patches against theirs.
 
-    RUN is compared where it was observed, also in polygons below its least area. LABELS are polygons (any
+    RUN is compared where it was observed, also in polygons below its least area; polygons that were there
+    before the event count as no landslide. LABELS are polygons (any
     vector file) or a raster in which 0 is background and one other number landslide. In place of RUN a
     folder of images N.tif is predicted first; their labels are LABELS, or N_mask.tif each.
 
@@ -366,7 +371,7 @@ def evaluate(
     else:
         from coseis.assess import assess_run
 
-        assessed = assess_run(run, labels, threshold=threshold)
+        assessed = assess_run(run, labels, threshold=threshold, with_old=with_old)
     report = report_assessed(assessed, prevalence=prevalence)
     if as_json:
         click.echo(report.model_dump_json(exclude={"counts"}))
