@@ -4,7 +4,7 @@ import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -57,6 +57,14 @@ class _BlockResult:
     true_false_missed: dict[str, BlockPieces]
 
 
+class _ZoneResult(NamedTuple):
+    """Counts, picture and outcomes of one UTM zone."""
+
+    counts: Assessment
+    panel: Panel
+    outcomes: dict[str, gpd.GeoDataFrame]
+
+
 def assess_run(
     out: str, labels: str | Path | None, *, threshold: float | None = None, with_old: bool = False
 ) -> Assessed:
@@ -80,10 +88,27 @@ def assess_run(
     if labels is None:
         raise UsageError(f"{out} is a run, which holds no labels; give LABELS, polygons or a raster")
     plan = read_plan(get_object(store, ITEMS) or b"", out)
-    arrays = open_arrays(out, plan.geobox)
-    truth = open_labels(labels, plan.geobox)
     old = None if with_old else _old_polygons(store)
     threshold = report.threshold.value if threshold is None else threshold
+    zones = {zone.identity.crs: _assess_zone(zone, out, labels, old, threshold) for zone in plan.zones}
+    names = {crs: report.identity_digest[:12] + ("" if len(zones) == 1 else f" {crs}") for crs in zones}
+    return Assessed(
+        source=out,
+        threshold=threshold,
+        pixel_m2=abs(plan.geobox.affine.a * plan.geobox.affine.e),
+        parts={names[crs]: zone.counts for crs, zone in zones.items()},
+        panels={names[crs]: zone.panel for crs, zone in zones.items()},
+        outcomes=[zone.outcomes for zone in zones.values()],
+    )
+
+
+def _assess_zone(
+    plan: Plan, out: str, labels: str | Path, old: gpd.GeoSeries | None, threshold: float
+) -> _ZoneResult:
+    """One UTM zone of a run; a landslide across the border of two counts in both."""
+    arrays = open_arrays(out, plan.geobox)
+    truth = open_labels(labels, plan.geobox)
+    old = None if old is None else old.to_crs(str(plan.geobox.crs))
     step = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
     picture = np.full(plan.geobox.zoom_out(step).shape, Outcome.NOT_COUNTED, dtype=np.uint8)
     blocks = []
@@ -97,18 +122,8 @@ def assess_run(
     )
     outcomes = merge_outcomes([block.true_false_missed for block in blocks], plan.geobox)
     landslides = match_polygons(predicted, labelled, outcomes["true"], geobox=plan.geobox)
-    return Assessed(
-        source=out,
-        threshold=threshold,
-        pixel_m2=abs(plan.geobox.affine.a * plan.geobox.affine.e),
-        parts={
-            report.identity_digest[:12]: sum(
-                (block.counts for block in blocks), Assessment(landslides=landslides)
-            )
-        },
-        panels={report.identity_digest[:12]: _draw_run(plan, picture, step)},
-        outcomes=[outcomes],
-    )
+    counts = sum((block.counts for block in blocks), Assessment(landslides=landslides))
+    return _ZoneResult(counts, _draw_run(plan, picture, step), outcomes)
 
 
 def _old_polygons(store: ObjectStore) -> gpd.GeoSeries:

@@ -119,7 +119,9 @@ class OutputConfig(Value):
     resolution: Annotated[Finite, Field(gt=0)] | None = Field(
         None, description="Pixel size, m; that of the scenes after the event if not given."
     )
-    crs: str | None = Field(None, description="Projected CRS; the UTM zone of the AOI if not given.")
+    crs: str | None = Field(
+        None, description="Projected CRS for all; the UTM zone of each place if not given."
+    )
     chunk: int | None = Field(
         None, description="Side of a chunk, px: a whole number of cores; one core if not given."
     )

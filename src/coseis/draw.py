@@ -4,7 +4,7 @@ A pass of its own over blocks of the cube, so that a new threshold needs no new 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Statu
 from coseis.vectorize import INCOMPLETE, BlockPieces, merge_blocks, trace_block
 from coseis.vegetation import INDEX_SCALE
 from coseis.windows import Chunk, chunk_grid
+from coseis.zones import join_zones, true_areas
 
 VECTORIZE_PX = 2048
 """Least side of the blocks that are traced at once: measured quickest; larger blocks leave the cache."""
@@ -80,39 +81,73 @@ def draw_polygons(
     Raises:
         InputRefusedError: the cube cannot be read.
     """
-    # Four chunks at least: a task a chunk would be as many as predicting takes.
-    side_px = max(VECTORIZE_PX, 2 * shard_px(output.out, plan.geobox))
-    blocks = list(chunk_grid(plan.identity.shape, side_px))
+    blocks = [(zone, block) for zone in plan.zones for block in _blocks(zone, output.out)]
     pre_code = threshold.code if output.pre_threshold is None else least_code(output.pre_threshold)
     codes = Thresholds(threshold.code, pre_code)
     begun = time.time_ns()  # in the keys: the same block is traced again with another threshold
     jobs = (
-        (f"trace-{begun}-{block.name}", block, (plan.geobox, plan.identity.phases, block, codes, output.out))
-        for block in blocks
+        (
+            f"trace-{begun}-{zone.identity.crs}-{block.name}",
+            (zone.identity.crs, block),
+            (zone.geobox, plan.identity.phases, block, codes, output.out),
+        )
+        for zone, block in blocks
     )
     bar = progress.add_task("draw polygons", total=len(blocks))
-    drawn: list[BlockDrawing] = []
-    for block, result in run_jobs(client, draw_block, jobs):
+    drawn: dict[str, list[BlockDrawing]] = {zone.identity.crs: [] for zone in plan.zones}
+    for (crs, block), result in run_jobs(client, draw_block, jobs):
         if isinstance(result, Failure):
             raise InputRefusedError(f"the probability cube cannot be read at {block.name}: {result.reason}")
-        drawn.append(result)
+        drawn[crs].append(result)
         progress.advance(bar)
-    tables = [
-        merge_blocks(
-            pieces,
-            plan.geobox,
-            item_ids={scene.index: scene.item_id for scene in plan.found.scenes},
-            model_digest=plan.identity.model,
-            min_area_m2=output.min_area,
-        )
-        for pieces in zip(*(block.pieces for block in drawn), strict=True)
-    ]
-    polygons = join_tables(tables)
-    polygons = name_changes(polygons, INDEX_SCALE) if len(tables) > 1 else without_pre(polygons)
+    polygons = _join_polygons(plan, drawn, output)
+    polygons = name_changes(polygons, INDEX_SCALE) if "pre" in plan.identity.phases else without_pre(polygons)
     polygons = polygons.assign(
         touches_unobserved=polygons[UNSEEN] > 0, touches_aoi_border=polygons[OUTSIDE] > 0
     ).drop(columns=[UNSEEN, OUTSIDE])
-    return Drawing(polygons, join_cells([block.cells for block in drawn], plan.geobox))
+    cells = [
+        join_cells([block.cells for block in drawn[zone.identity.crs]], zone.geobox) for zone in plan.zones
+    ]
+    return Drawing(polygons, cells[0] if len(cells) == 1 else _in_degrees(cells))
+
+
+def _blocks(plan: Plan, out: str) -> Iterator[Chunk]:
+    # Four chunks at least: a task a chunk would be as many as predicting takes.
+    return chunk_grid(plan.identity.shape, max(VECTORIZE_PX, 2 * shard_px(out, plan.geobox)))
+
+
+def _join_polygons(
+    plan: Plan, drawn: Mapping[str, Sequence[BlockDrawing]], output: OutputConfig
+) -> gpd.GeoDataFrame:
+    """The polygons of all blocks and zones, with areas on the ground; in degrees where there are zones."""
+    zones = []
+    for zone in plan.zones:
+        parts = [
+            merge_blocks(
+                pieces,
+                zone.geobox,
+                item_ids={scene.index: scene.item_id for scene in plan.found.scenes},
+                model_digest=plan.identity.model,
+                # A part of a polygon may be small.
+                min_area_m2=output.min_area if len(plan.zones) == 1 else 0.0,
+            )
+            for pieces in zip(*(block.pieces for block in drawn[zone.identity.crs]), strict=True)
+        ]
+        zones.append([table.assign(area_m2=true_areas(table)) for table in parts])
+    if len(zones) == 1:
+        return join_tables(zones[0])
+    pixel_m = abs(plan.geobox.affine.a)
+    # What was there before and what was not are joined apart, as they were drawn.
+    joined = [
+        join_zones(tables, [(table[OUTSIDE] > 0).to_numpy() for table in tables], pixel_m=pixel_m)
+        for tables in zip(*zones, strict=True)
+    ]
+    whole = join_tables(joined)
+    return whole[whole["area_m2"] >= output.min_area].reset_index(drop=True)
+
+
+def _in_degrees(cells: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
+    return gpd.GeoDataFrame(pd.concat([table.to_crs(4326) for table in cells], ignore_index=True), crs=4326)
 
 
 def draw_block(

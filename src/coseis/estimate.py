@@ -68,16 +68,20 @@ def estimate_run(
     """
     identity, grid = plan.identity, plan.geobox
     pixel_m2 = abs(grid.affine.a * grid.affine.e)
-    area = shapely.box(*grid.boundingbox)
     on_grid_m2 = {
-        scene.index: area.intersection(shapely.box(*footprint_bounds(scene, grid))).area
+        scene.index: sum(
+            shapely.box(*zone.geobox.boundingbox)
+            .intersection(shapely.box(*footprint_bounds(scene, zone.geobox)))
+            .area
+            for zone in plan.zones
+        )
         for scene in plan.found.scenes
     }
     bands = len(plan.read_bands)
     stored = sum(
         on_grid_m2[scene.index] / pixel_m2 * bands * STORED_BYTES[scene.kind] for scene in plan.found.scenes
     )
-    aoi_km2 = footprint(plan.found.event.aoi, grid).area / 1e6
+    aoi_km2 = sum(footprint(zone.found.event.aoi, zone.geobox).area for zone in plan.zones) / 1e6
     rate = find_rate(identity)
     delivered_mpx = aoi_km2 * 1e6 / pixel_m2 / 1e6 * len(identity.phases)
     seconds = delivered_mpx / (rate.mpx_per_s * workers) if rate else None
@@ -86,7 +90,7 @@ def estimate_run(
         shape=identity.shape,
         resolution_m=abs(grid.affine.a),
         aoi_km2=round(aoi_km2, 3),
-        chunks=len(plan.chunks(chunk_px)),
+        chunks=sum(len(zone.chunks(chunk_px)) for zone in plan.zones),
         chunk_px=chunk_px,
         bytes_to_read=round(stored),
         worker_bytes=worker_bytes,

@@ -5,9 +5,10 @@ wrote, so a new threshold needs no new inference.
 """
 
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from distributed import Client
@@ -44,10 +45,11 @@ from coseis.report import (
     read_report,
     write_part,
 )
-from coseis.store import create_cube, read_records, shard_px
+from coseis.store import DoneRecord, create_cube, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk
 from coseis.threshold import choose_threshold
 from coseis.types import CODE_SCALE
+from coseis.windows import Chunk
 
 
 def map_event(
@@ -73,7 +75,7 @@ def map_event(
     clock = Clock()
     with progress_bars(console) as progress, ExitStack() as stack:
         plan, connection, predicted = _predict_run(config, client, clock, progress, stack)
-        reasons = {failure.chunk: failure.reason for failure in predicted.failed}
+        reasons = {(failure.crs, failure.chunk): failure.reason for failure in predicted.failed}
         throughput = predicted.throughput
         return _finish(plan, config, connection, clock, progress, throughput=throughput, reasons=reasons)
 
@@ -154,7 +156,7 @@ def finish_run(
     parts = read_parts(store, plan.identity.digest())
     clock = Clock({"predict": sum(part.throughput.wall_s for part in parts)})
     with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
-        reasons = {failure.chunk: failure.reason for part in parts for failure in part.failed}
+        reasons = {(failure.crs, failure.chunk): failure.reason for part in parts for failure in part.failed}
         throughput = join_throughputs([part.throughput for part in parts])
         return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
 
@@ -179,7 +181,7 @@ def vectorize_run(
     clock = Clock(earlier.seconds)
     # The cluster that predicted may be gone; drawing is small work.
     with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
-        reasons = {failure.chunk: failure.reason for failure in earlier.failed}
+        reasons = {(failure.crs, failure.chunk): failure.reason for failure in earlier.failed}
         throughput = earlier.throughput
         return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
 
@@ -207,25 +209,23 @@ def _predict_run(
         _check_workers(plan, config, connection())
         if not freeze_plan(plan, config, store):
             plan = make_plan(config, store, lambda: _probe(connection()))
-        chunk_px, done = _lay_out(plan, store, config)
-        number, count = config.cluster.share
-        chunks = plan.chunks(chunk_px)
-        share = chunks[number * len(chunks) // count : (number + 1) * len(chunks) // count]
-        share = order_chunks(share, plan.geobox, config.cluster.first)
+        shares = [_share(zone, store, config) for zone in plan.zones]
     with clock("predict"):
-        missing = [chunk for chunk in share if chunk.name not in done]
-        bar = progress.add_task("predict", total=len(share), completed=len(share) - len(missing))
+        total = sum(share.chunks for share in shares)
+        missing = sum(len(share.missing) for share in shares)
+        bar = progress.add_task("predict", total=total, completed=total - missing)
         tasks: list[TaskReport] = []
         failed: list[FailedChunk] = []
         reached: list[float] = []
-        for chunk, result in predict_chunks(plan, missing, config.output.out, connection()):
-            if isinstance(result, Failure):
-                fail_chunk(plan, chunk, config.output.out)
-                failed.append(failed_chunk(plan, chunk, result.reason))
-            else:
-                tasks.append(result)
-            reached.append(clock.elapsed())
-            progress.advance(bar)
+        for share in shares:
+            for chunk, result in predict_chunks(share.plan, share.missing, config.output.out, connection()):
+                if isinstance(result, Failure):
+                    fail_chunk(share.plan, chunk, config.output.out)
+                    failed.append(failed_chunk(share.plan, chunk, result.reason))
+                else:
+                    tasks.append(result)
+                reached.append(clock.elapsed())
+                progress.advance(bar)
     throughput = measure_throughput(plan, tasks, clock.seconds["predict"], reached)
     if throughput.delivered_mpx_per_s:
         keep_rate(plan.identity, throughput.delivered_mpx_per_s, len(connection().nthreads()))
@@ -236,6 +236,24 @@ def _predict_run(
         connection(),
         PartReport(part=part, identity=identity, throughput=throughput, failed=tuple(failed)),
     )
+
+
+class _Share(NamedTuple):
+    """What this process does of one zone."""
+
+    plan: Plan
+    chunks: int
+    missing: Sequence[Chunk]
+
+
+def _share(plan: Plan, store: ObjectStore, config: MapConfig) -> _Share:
+    """The chunks of one zone that are this process's, and of them those that are not done, in order."""
+    chunk_px, done = _lay_out(plan, store, config)
+    number, count = config.cluster.share
+    chunks = plan.chunks(chunk_px)
+    share = chunks[number * len(chunks) // count : (number + 1) * len(chunks) // count]
+    ordered = order_chunks(share, plan.geobox, config.cluster.first)
+    return _Share(plan, len(share), [chunk for chunk in ordered if chunk.name not in done])
 
 
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:
@@ -295,17 +313,20 @@ def _finish(
     progress: Progress,
     *,
     throughput: Throughput,
-    reasons: Mapping[str, str],
+    reasons: Mapping[tuple[str, str], str],
 ) -> RunReport:
     """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
     store = open_store(config.output.out)
-    done = read_records(store, plan.geobox, plan.identity.digest())
-    records = list(done.values())
-    failed = [
-        failed_chunk(plan, chunk, reasons.get(chunk.name, "it was never computed"))
-        for chunk in plan.chunks(shard_px(config.output.out, plan.geobox))
-        if chunk.name not in done
-    ]
+    records: list[DoneRecord] = []
+    failed: list[FailedChunk] = []
+    for zone in plan.zones:
+        done = read_records(store, zone.geobox, zone.identity.digest())
+        records += done.values()
+        failed += [
+            failed_chunk(zone, chunk, reasons.get((zone.identity.crs, chunk.name), "it was never computed"))
+            for chunk in zone.chunks(shard_px(config.output.out, zone.geobox))
+            if chunk.name not in done
+        ]
     histogram = np.zeros(CODE_SCALE + 1, np.int64)
     for record in records:
         histogram += np.array(record.histogram)

@@ -32,6 +32,7 @@ from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
 from coseis.vegetation import INDEX_BANDS, VegetationIndex, choose_index
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
+from coseis.zones import split_area
 
 ITEMS = "items.json"
 CONFIG = "config.json"
@@ -40,6 +41,14 @@ MODEL = "model"
 """Folder of the run that holds its model's card and weights."""
 INSPECT_THREADS = 16
 """Headers and overviews are small remote reads: more threads than cores."""
+
+
+class ZoneGrid(Value):
+    """The grid of one UTM zone."""
+
+    crs: str
+    transform: tuple[float, ...]
+    shape: tuple[int, int]
 
 
 class Identity(Value):
@@ -52,6 +61,8 @@ class Identity(Value):
     crs: str
     transform: tuple[float, ...]
     shape: tuple[int, int]
+    beyond: tuple[ZoneGrid, ...]
+    """Of a region across zone borders, the grids of its other UTM zones."""
     phases: tuple[Phase, ...]
     masked: tuple[str, ...]
     """Classes of usable data masks that are not used."""
@@ -87,8 +98,33 @@ class Plan(Value):
     """The model runs outside its range of pixel sizes, by --force-resolution."""
 
     @cached_property
+    def zones(self) -> tuple["Plan", ...]:
+        """The plan of each UTM zone, the largest first: itself alone, where the region lies in one.
+
+        Every place belongs to one of them, by its longitude, so each is a run like any other.
+        """
+        identity = self.identity
+        if not identity.beyond:
+            return (self,)
+        main = ZoneGrid(crs=identity.crs, transform=identity.transform, shape=identity.shape)
+        parts = dict(split_area(self.found.event.aoi))
+        plans = []
+        for grid in (main, *identity.beyond):
+            event = self.found.event.model_copy(update={"aoi": parts[grid.crs]})
+            changes = grid.model_dump() | {"aoi": digest_of(event.aoi), "beyond": ()}
+            plans.append(
+                Plan(
+                    identity=identity.model_copy(update=changes),
+                    found=self.found.model_copy(update={"event": event}),
+                    card=self.card,
+                    forced_resolution=self.forced_resolution,
+                )
+            )
+        return tuple(plans)
+
+    @cached_property
     def geobox(self) -> GeoBox:
-        """The output grid."""
+        """The output grid, of the largest zone where there are several."""
         return GeoBox(self.identity.shape, Affine(*self.identity.transform), self.identity.crs)
 
     def recipe(self) -> Recipe:
@@ -243,7 +279,9 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
         )
     resolution_m = config.output.resolution or native_resolution_m(found.scenes)
     forced = _check_resolution(card, resolution_m, forced=config.model.force_resolution)
-    geobox = output_geobox(found.event.aoi, resolution_m=resolution_m, crs=config.output.crs)
+    area = found.event.aoi
+    parts = ((config.output.crs, area),) if config.output.crs else split_area(area)
+    geobox, *beyond = (output_geobox(part, resolution_m=resolution_m, crs=crs) for crs, part in parts)
     core_px = config.model.core
     if core_px is None:
         core_px = choose_core((geobox.shape.y, geobox.shape.x), card.padding)
@@ -255,9 +293,8 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
     identity = Identity(
         scenes=digest_of([scene.model_dump(mode="json") for scene in found.scenes]),
         aoi=digest_of(found.event.aoi),
-        crs=str(geobox.crs),
-        transform=tuple(geobox.affine)[:6],
-        shape=(geobox.shape.y, geobox.shape.x),
+        **_zone_grid(geobox).model_dump(),
+        beyond=tuple(_zone_grid(other) for other in beyond),
         phases=phases,
         masked=config.search.mask,
         vegetation=choose_index(found.scenes, card.bands) if len(phases) > 1 else None,
@@ -272,6 +309,14 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
         code=__version__,
     )
     return Plan(identity=identity, found=found, card=card, forced_resolution=forced)
+
+
+def _zone_grid(geobox: GeoBox) -> ZoneGrid:
+    return ZoneGrid(
+        crs=str(geobox.crs),
+        transform=tuple(geobox.affine)[:6],
+        shape=(geobox.shape.y, geobox.shape.x),
+    )
 
 
 def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tuple[Scene, ...]:

@@ -6,6 +6,7 @@ write local files only, and is then uploaded in one atomic step: a reader sees t
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -125,6 +126,11 @@ OUTPUTS = {
     "item.json": Output("STAC item of the result", pystac.MediaType.GEOJSON.value, "metadata"),
     "index.html": Output("The map, in a browser", pystac.MediaType.HTML.value, "overview"),
 }
+
+
+def output_of(name: str) -> Output | None:
+    """What OUTPUTS says of a file; the rasters of further zones are named `probability_32655.tif`."""
+    return OUTPUTS.get(re.sub(r"_\d{4,5}\.tif$", ".tif", name))
 
 
 def probability_layout(bands: tuple[str, ...]) -> RasterLayout:
@@ -274,7 +280,8 @@ def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item
         InputRefusedError: if an asset is not one of OUTPUTS, or the store refuses the file.
         UnreachableError: if the store does not answer.
     """
-    unknown = [name for name in summary.assets if name not in OUTPUTS]
+    outputs = {name: output_of(name) for name in summary.assets}
+    unknown = [name for name, output in outputs.items() if output is None]
     if unknown:
         raise InputRefusedError(
             f"no output of a run is called {', '.join(unknown)}; known: {', '.join(OUTPUTS)}"
@@ -301,8 +308,9 @@ def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item
         item.properties["attribution"] = "; ".join(summary.attribution)
     grid = ProjectionExtension.ext(item, add_if_missing=True)
     grid.apply(code=f"EPSG:{summary.epsg}", shape=list(summary.shape), transform=list(summary.transform))
-    for name in summary.assets:
-        output = OUTPUTS[name]
+    for name, output in outputs.items():
+        if output is None:
+            continue
         asset = pystac.Asset(f"./{name}", output.title, media_type=output.media_type, roles=[output.role])
         item.add_asset(name, asset)
     text = json.dumps(item.to_dict(include_self_link=False), indent=2)
@@ -311,7 +319,7 @@ def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item
 
 def upload(content: Path | bytes, store: ObjectStore, key: str) -> None:
     """Puts one output with the media type that OUTPUTS gives it. Raises as `put_object`."""
-    output = OUTPUTS.get(key.rpartition("/")[2])
+    output = output_of(key.rpartition("/")[2])
     put_object(store, key, content, media_type=output and output.media_type)
 
 

@@ -16,7 +16,7 @@ from coseis.change import CHANGES
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.errors import InputRefusedError
-from coseis.grid import epsg_of, pixels_inside
+from coseis.grid import epsg_of, output_geobox, pixels_inside
 from coseis.objects import delete_object, get_object, list_objects, put_object
 from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import CONFIG, ITEMS, Identity, Plan
@@ -58,6 +58,8 @@ class FailedChunk(Value):
     """A chunk that could not be mapped, and why."""
 
     chunk: str
+    crs: str
+    """Of its zone."""
     reason: str
     aoi_px: int
     """Pixels of the AOI in it, which count as not observed."""
@@ -213,7 +215,7 @@ def failed_chunk(plan: Plan, chunk: Chunk, reason: str) -> FailedChunk:
     """A chunk without a result, and how much of the AOI is missing with it."""
     window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
     aoi_px = int(pixels_inside(plan.found.event.aoi, plan.geobox, window).sum())
-    return FailedChunk(chunk=chunk.name, reason=reason, aoi_px=aoi_px)
+    return FailedChunk(chunk=chunk.name, crs=plan.identity.crs, reason=reason, aoi_px=aoi_px)
 
 
 def measure_throughput(
@@ -298,7 +300,8 @@ def publish_run(
         write_inventory(polygons, store, "landslides.parquet")
         write_cells(outcome.cells, store, "observed.parquet")
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(_credits(plan)))
-        _write_rasters(plan, store, config.output.out)
+        for zone in plan.zones:
+            _write_rasters(zone, store, config.output.out, _suffix(plan, zone))
         of_event = event_polygons(polygons)
         upload(draw_run(plan, of_event, outcome.threshold.value), store, "map.png")
         write_stac_item(_summary(plan, of_event, outcome.threshold), store)
@@ -315,7 +318,9 @@ def event_polygons(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
     """A PNG of the polygons over the post scene, beside the pre scene where there is one."""
     factor = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
-    geobox = plan.geobox.zoom_out(factor)
+    geobox = output_geobox(
+        plan.found.event.aoi, resolution_m=abs(plan.geobox.affine.a), crs=plan.identity.crs
+    ).zoom_out(factor)
     colours = ("red", "green", "blue")
     bands = colours if set(colours) <= set(plan.card.bands) else plan.card.bands[:1]
     recipe = dataclasses.replace(plan.recipe(), geobox=geobox, bands=bands)
@@ -343,7 +348,19 @@ def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
     )
 
 
-def _write_rasters(plan: Plan, store: ObjectStore, out: str) -> None:
+def _suffix(plan: Plan, zone: Plan) -> str:
+    """What the names of a zone's rasters end in: nothing for the largest, then its EPSG code."""
+    return "" if zone.geobox == plan.geobox else f"_{epsg_of(zone.geobox)}"
+
+
+def _files(plan: Plan) -> tuple[str, ...]:
+    rasters = [
+        name.replace(".tif", f"{_suffix(plan, zone)}.tif") for zone in plan.zones[1:] for name in FILES[:2]
+    ]
+    return (*FILES, *rasters)
+
+
+def _write_rasters(plan: Plan, store: ObjectStore, out: str, suffix: str) -> None:
     """probability.tif and status.tif, the post phase first: it is what GIS programs show unasked."""
     arrays = open_arrays(out, plan.geobox)
     phases = sorted(enumerate(plan.identity.phases), key=lambda pair: pair[1] != "post")
@@ -358,9 +375,9 @@ def _write_rasters(plan: Plan, store: ObjectStore, out: str) -> None:
 
     names = tuple(f"{name} {phase}" for _, phase in phases for name in plan.card.classes)
     layout = probability_layout(names)
-    write_cog(read_probability, store, "probability.tif", geobox=plan.geobox, layout=layout)
+    write_cog(read_probability, store, f"probability{suffix}.tif", geobox=plan.geobox, layout=layout)
     layout = status_layout(tuple(phase for _, phase in phases))
-    write_cog(read_status, store, "status.tif", geobox=plan.geobox, layout=layout)
+    write_cog(read_status, store, f"status{suffix}.tif", geobox=plan.geobox, layout=layout)
 
 
 def _credits(plan: Plan) -> tuple[str, ...]:
@@ -386,7 +403,7 @@ def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice)
         landslide_count=len(polygons),
         landslide_area_m2=float(polygons.area_m2.sum()),
         attribution=_credits(plan),
-        assets=(CUBE, *FILES, ITEMS, RUN),
+        assets=(CUBE, *_files(plan), ITEMS, RUN),
     )
 
 
@@ -412,7 +429,7 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         observed_share=round(observed_px / aoi_px, 6) if aoi_px else 0.0,
         status_shares=_status_shares(plan.identity.phases, outcome, aoi_px),
         scenes_without_mask=tuple(scene.item_id for scene in plan.found.scenes if scene.udm2 is None),
-        failed=tuple(sorted(outcome.failures, key=lambda failure: failure.chunk)),
+        failed=tuple(sorted(outcome.failures, key=lambda failure: (failure.crs, failure.chunk))),
         seconds=seconds,
         throughput=outcome.throughput,
     )

@@ -182,15 +182,16 @@ def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
 
 
 def run_plan(out: str, identity: str) -> Plan:
-    """The plan of a run, read from its output once per process.
+    """The plan of a run, or of one of its zones, read from its output once per process.
 
     Raises:
         InputRefusedError: it is not there, or of another identity.
     """
     with _plans_lock:
         if (plan := _plans.get((out, identity))) is None:
-            plan = read_plan(get_object(open_store(out), ITEMS) or b"", out)
-            if plan.identity.digest() != identity:
+            whole = read_plan(get_object(open_store(out), ITEMS) or b"", out)
+            plan = next((zone for zone in whole.zones if zone.identity.digest() == identity), None)
+            if plan is None:
                 raise InputRefusedError(f"{out} holds another run by now; start again in another folder")
             _plans[out, identity] = plan
         return plan
