@@ -133,12 +133,12 @@ def _join(parts: gpd.GeoDataFrame, crs: Any, pixel_m: float) -> dict[str, Any]:
             row[name] = values.sum()
         else:
             row[name] = main[name]
-    planar = parts.geometry.to_crs(crs)
-    bodies = list(planar)
+    bodies = list(parts.geometry.to_crs(crs))
     reach = GAP_PX * pixel_m
-    # What lies within reach of both is the hairline between them; nothing else of the outlines changes.
+    strip = _border(parts, crs).buffer(pixel_m, cap_style="flat")
+    # Only what lies within a pixel of the border, and near both, is the hairline between them.
     bridges = [
-        shapely.intersection(one.buffer(reach, join_style="mitre"), other.buffer(reach, join_style="mitre"))
+        shapely.intersection_all([one.buffer(reach), other.buffer(reach), strip])
         for number, one in enumerate(bodies)
         for other in bodies[number + 1 :]
         if shapely.dwithin(one, other, reach)
@@ -147,6 +147,17 @@ def _join(parts: gpd.GeoDataFrame, crs: Any, pixel_m: float) -> dict[str, Any]:
     row["geometry"] = gpd.GeoSeries([whole], crs=crs).to_crs(4326).iloc[0]
     row["perimeter_m"] = float(whole.length)
     return row
+
+
+def _border(parts: gpd.GeoDataFrame, crs: Any) -> BaseGeometry:
+    """The meridian between the zones of polygons that meet, in their plane."""
+    west, south, east, north = parts.total_bounds
+    longitude = round((west + east) / 2 / ZONE_DEG) * ZONE_DEG
+    line = shapely.LineString([(longitude, south), (longitude, north)])
+    border: BaseGeometry = (
+        gpd.GeoSeries([line.segmentize((north - south) / 16)], crs=4326).to_crs(crs).iloc[0]
+    )
+    return border
 
 
 def _polygons(geometry: BaseGeometry) -> BaseGeometry:
