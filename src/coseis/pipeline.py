@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
@@ -21,14 +22,18 @@ from rich.progress import Progress
 from coseis.addresses import local_path, scheme_of
 from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
-from coseis.config import ClusterConfig, MapConfig, OutputConfig
+from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
+from coseis.dem import Dem
+from coseis.dem_search import kept_dem
 from coseis.dispatch import predict_chunks
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
+from coseis.flat_ground import FlatCount, FlatGround, find_flat
+from coseis.landform import terrain_attributes
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
-from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_plan
+from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, policy_of, read_plan
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
 from coseis.report import (
@@ -36,6 +41,7 @@ from coseis.report import (
     Outcome,
     PartReport,
     RunReport,
+    TerrainReport,
     Throughput,
     failed_chunk,
     join_throughputs,
@@ -49,7 +55,7 @@ from coseis.report import (
 from coseis.store import create_cube, open_arrays, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk
 from coseis.threshold import ThresholdChoice, choose_threshold
-from coseis.types import CODE_SCALE
+from coseis.types import CODE_FILL, CODE_SCALE
 from coseis.vectorize import BlockPieces, merge_blocks, trace_block
 from coseis.windows import Chunk, chunk_grid
 
@@ -77,6 +83,7 @@ def map_event(
     """
     if config.cluster.part:
         raise UsageError("a part of a run is predicted by map_part; finish_run draws the map of all parts")
+    _check_terrain(config.terrain)
     clock = Clock()
     with progress_bars(console) as progress, ExitStack() as stack:
         plan, connection, predicted = _predict_run(config, client, clock, progress, stack)
@@ -107,7 +114,9 @@ def estimate_event(
         def connection() -> Client:
             return stack.enter_context(connected(config.cluster, client))
 
+        _check_terrain(config.terrain)
         plan = make_plan(config, store, lambda: _probe(connection()))
+        _dem_of(plan, config, MemoryStore())
         return estimate_run(
             plan,
             chunk_px=chunk_size(config, plan.identity.core_px),
@@ -135,6 +144,7 @@ def map_part(
     Raises:
         UsageError, InputRefusedError, UnreachableError: as `map_event`.
     """
+    _check_terrain(config.terrain)
     clock = Clock()
     with progress_bars(console) as progress, ExitStack() as stack:
         _, _, predicted = _predict_run(config, client, clock, progress, stack)
@@ -167,21 +177,31 @@ def finish_run(
 
 
 def vectorize_run(
-    config: OutputConfig, *, client: Client | None = None, console: Console | None = None
+    config: OutputConfig,
+    *,
+    terrain: TerrainConfig | None = None,
+    client: Client | None = None,
+    console: Console | None = None,
 ) -> RunReport:
     """Draws the polygons of a finished run anew, with another threshold or least area: no inference.
 
     Args:
         config: `out` is the run; `threshold` and `min_area`, where set, are the new ones.
+        terrain: What is set in it is new: a DEM for a run without one, or another mask.
         client: As for `map_event`.
         console: As for `map_event`.
 
     Raises:
-        InputRefusedError: there is no run at `out`.
+        UsageError: a mask of flat ground without a DEM.
+        InputRefusedError: there is no run at `out`, or the DEM cannot be used.
+        UnreachableError: the DEM's server does not answer.
     """
     store = open_store(config.out, must_exist=True)
     earlier = read_report(store, config.out)
     run = _changed(earlier.config, config)
+    asked = {name: getattr(terrain, name) for name in (terrain.model_fields_set if terrain else ())}
+    run = run.model_copy(update={"terrain": run.terrain.model_copy(update=asked)})
+    _check_terrain(run.terrain)
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
     # The cluster that predicted may be gone; drawing is small work.
@@ -196,6 +216,22 @@ def _changed(run: MapConfig, asked: OutputConfig) -> MapConfig:
     names = asked.model_fields_set & {"threshold", "min_area", "tolerate_failed"}
     changes = {name: getattr(asked, name) for name in names} | {"out": asked.out}
     return run.model_copy(update={"output": run.output.model_copy(update=changes)})
+
+
+def _check_terrain(terrain: TerrainConfig) -> None:
+    if terrain.dem is None and (terrain.min_slope is not None or terrain.dem_collection):
+        raise UsageError("--min-slope and --dem-collection need a DEM; give --dem too")
+
+
+def _dem_of(plan: Plan, config: MapConfig, store: ObjectStore) -> Dem | None:
+    """The DEM of a run: the one that it keeps, else found and kept; None if it was asked for none."""
+    terrain = config.terrain
+    if terrain.dem is None:
+        return None
+    policy = policy_of(config.search)
+    return kept_dem(
+        terrain.dem, plan.found.event.aoi, store, collections=terrain.dem_collection, policy=policy
+    )
 
 
 def _predict_run(
@@ -214,6 +250,7 @@ def _predict_run(
         _check_workers(plan, config, connection())
         if not freeze_plan(plan, config, store):
             plan = make_plan(config, store, lambda: _probe(connection()))
+        _dem_of(plan, config, store)  # what cannot be found is said before anything is predicted
         chunk_px, done = _lay_out(plan, store, config)
         number, count = config.cluster.share
         chunks = plan.chunks(chunk_px)
@@ -317,8 +354,11 @@ def _finish(
     for record in records:
         histogram += np.array(record.histogram)
     threshold = choose_threshold(config.output.threshold, histogram, plan.card.threshold)
+    dem = _dem_of(plan, config, store)
+    min_slope = config.terrain.min_slope
+    ground = FlatGround(dem=dem, min_slope_deg=min_slope) if dem and min_slope else None
     with clock("vectorize"):
-        pieces = _trace(plan, config.output, threshold, client, progress)
+        pieces, flat = _trace(plan, config.output, threshold, client, progress, ground)
         polygons = merge_blocks(
             pieces,
             plan.geobox,
@@ -326,14 +366,38 @@ def _finish(
             model_digest=plan.identity.model,
             min_area_m2=config.output.min_area,
         )
+    terrain = None
+    if dem:
+        with clock("terrain"), one_step(progress, "terrain"):
+            polygons = terrain_attributes(polygons, dem)
+        pixel_m2 = abs(plan.geobox.affine.a * plan.geobox.affine.e)
+        terrain = _report_terrain(dem, polygons, ground, flat, pixel_m2)
     with one_step(progress, "publish"):
-        outcome = Outcome(polygons, threshold, records, failed, throughput)
+        outcome = Outcome(polygons, threshold, records, failed, throughput, terrain)
         return publish_run(plan, config, store, clock, outcome)
 
 
+def _report_terrain(
+    dem: Dem, polygons: gpd.GeoDataFrame, ground: FlatGround | None, flat: FlatCount, pixel_m2: float
+) -> TerrainReport:
+    return TerrainReport(
+        source=dem.source,
+        attribution=dem.attribution,
+        polygons_without_dem=int((polygons.dem_share == 0).sum()),
+        min_slope_deg=ground.min_slope_deg if ground else None,
+        flat=flat if ground else None,
+        flat_m2=flat.flat_px * pixel_m2 if ground else None,
+    )
+
+
 def _trace(
-    plan: Plan, output: OutputConfig, threshold: ThresholdChoice, client: Client, progress: Progress
-) -> list[BlockPieces]:
+    plan: Plan,
+    output: OutputConfig,
+    threshold: ThresholdChoice,
+    client: Client,
+    progress: Progress,
+    ground: FlatGround | None,
+) -> tuple[list[BlockPieces], FlatCount]:
     # Four chunks at least: a task a chunk would be as many as predicting takes.
     side_px = max(VECTORIZE_PX, 2 * shard_px(output.out, plan.geobox))
     blocks = list(chunk_grid(plan.identity.shape, side_px))
@@ -343,25 +407,33 @@ def _trace(
         (
             f"trace-{begun}-{block.name}",
             block,
-            (plan.geobox, post, block, threshold.code, output.out),
+            (plan.geobox, post, block, threshold.code, output.out, ground),
         )
         for block in blocks
     )
     bar = progress.add_task("draw polygons", total=len(blocks))
-    pieces = []
+    pieces, flat = [], FlatCount()
     for block, result in run_jobs(client, trace_run_block, jobs):
         if isinstance(result, Failure):
-            raise InputRefusedError(f"the probability cube cannot be read at {block.name}: {result.reason}")
-        pieces.append(result)
+            raise InputRefusedError(f"block {block.name} cannot be traced: {result.reason}")
+        pieces.append(result[0])
+        flat += result[1]
         progress.advance(bar)
-    return pieces
+    return pieces, flat
 
 
-def trace_run_block(geobox: GeoBox, phase: int, block: Chunk, threshold_code: int, out: str) -> BlockPieces:
-    """Traces one block of a run's cube: one phase, the first class."""
+def trace_run_block(
+    geobox: GeoBox, phase: int, block: Chunk, threshold_code: int, out: str, ground: FlatGround | None
+) -> tuple[BlockPieces, FlatCount]:
+    """Traces one block of a run's cube: one phase, the first class, without what lies on flat ground."""
     arrays = open_arrays(out, geobox)
     rows, cols = block.slices
     codes: NDArray[Any] = np.asarray(arrays["probability"][phase, 0, rows, cols])
     status: NDArray[Any] = np.asarray(arrays["status"][phase, rows, cols])
     scene: NDArray[Any] = np.asarray(arrays["scene"][phase, rows, cols])
-    return trace_block(codes, status, scene, origin=(block.y0, block.x0), threshold_code=threshold_code)
+    origin, count = (block.y0, block.x0), FlatCount()
+    if ground:
+        landslide = (codes >= threshold_code) & (codes <= CODE_SCALE)
+        flat, count = find_flat(landslide, geobox, ground, origin=origin)
+        codes = np.where(flat, CODE_FILL, codes)
+    return trace_block(codes, status, scene, origin=origin, threshold_code=threshold_code), count

@@ -15,6 +15,7 @@ from coseis import __version__
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.errors import InputRefusedError
+from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, pixels_inside
 from coseis.objects import delete_object, get_object, list_objects, put_object
 from coseis.picture import draw_map, stretch_rgb
@@ -93,6 +94,21 @@ class PartReport(Value):
     failed: tuple[FailedChunk, ...]
 
 
+class TerrainReport(Value):
+    """What a DEM gave, and what the mask of flat ground took away."""
+
+    source: str
+    """Collections of the DEM, or its file."""
+    attribution: str | None
+    polygons_without_dem: int
+    min_slope_deg: float | None
+    """Of the mask; None: there was none."""
+    flat: FlatCount | None
+    """What the mask did to the pixels at or above the threshold; None: there was none."""
+    flat_m2: float | None
+    """Area that it took away."""
+
+
 class RunReport(Value):
     """run.json: what was run, how long it took, what it found, and what is missing."""
 
@@ -111,6 +127,8 @@ class RunReport(Value):
     seconds: dict[str, float]
     """Wall seconds a stage; of a resumed run, of its last part."""
     throughput: Throughput
+    terrain: TerrainReport | None = None
+    """None: no DEM was given."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,7 @@ class Outcome:
     """Of every chunk that is done, also of earlier parts of a resumed run."""
     failures: Sequence[FailedChunk]
     throughput: Throughput
+    terrain: TerrainReport | None = None
 
 
 def read_report(store: ObjectStore, out: str) -> RunReport:
@@ -269,11 +288,14 @@ def publish_run(
     delete_object(store, RUN)
     with clock("publish"):
         polygons = outcome.polygons
+        dem_credit = (outcome.terrain.attribution or "",) if outcome.terrain else ()
+        names = tuple(filter(None, (*_credits(plan), *dem_credit)))
         write_inventory(polygons, store, "landslides.parquet")
-        write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(_credits(plan)))
+        write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         _write_rasters(plan, store, config.output.out)
         upload(draw_run(plan, polygons, outcome.threshold.value), store, "map.png")
-        write_stac_item(_summary(plan, polygons, outcome.threshold), store)
+        summary = _summary(plan, polygons, outcome.threshold)
+        write_stac_item(summary.model_copy(update={"attribution": names}), store)
     report = _report(plan, config, clock.seconds, outcome)
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
@@ -371,4 +393,5 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         failed=tuple(sorted(outcome.failures, key=lambda failure: failure.chunk)),
         seconds=seconds,
         throughput=outcome.throughput,
+        terrain=outcome.terrain,
     )
