@@ -40,7 +40,7 @@ def write_dem(
     crs: str | None = UTM,
     nodata: float | None = None,
 ) -> Path:
-    """Writes (y, x) or (band, y, x) elevations as a tiled GeoTIFF; unless told, its corner is `making.ORIGIN`."""
+    """Writes (y, x) or (band, y, x) elevations as a GeoTIFF, its corner at `making.ORIGIN` unless told."""
     bands = elevation if elevation.ndim == 3 else elevation[None]
     profile = {
         "driver": "GTiff", "count": len(bands), "dtype": bands.dtype, "height": bands.shape[1],

@@ -10,7 +10,7 @@ from obstore.store import MemoryStore
 from rasterio.windows import Window
 
 from coseis.addresses import AddressPolicy, AddressRefusedError
-from coseis.dem_search import DEM, find_dem, kept_dem
+from coseis.dem_search import DEM, find_dem, keep_dem, read_dem
 from coseis.errors import InputRefusedError, UsageError
 from making import ORIGIN, area_of, grid
 from making_dem import dem_of, hills, write_dem
@@ -182,13 +182,13 @@ def test_no_address_escapes_the_check(tmp_path, tile):
         find_dem(f"{root}/a.tif", AREA, policy=AddressPolicy())
 
 
-def test_a_run_keeps_its_dem_and_takes_another_only_when_asked(tmp_path, tile):
+def test_a_run_keeps_its_dem_and_no_other(tile):
     store = MemoryStore()
-    dem = kept_dem(str(tile), AREA, store)
-    moved = tile.rename(tmp_path / "moved.tif")
-    assert kept_dem(str(tile), AREA, store) == dem  # the search is not made again
-    other = kept_dem(str(moved), AREA, store)
-    assert other.source == "moved.tif"
-    assert kept_dem(str(moved), AREA, store) == other
+    dem = find_dem(str(tile), AREA)
+    assert read_dem(store, str(tile), ()) is None
+    keep_dem(store, dem)
+    assert read_dem(store, str(tile), ()) == dem
+    assert read_dem(store, "other.tif", ()) is None
+    assert read_dem(store, str(tile), ("collection",)) is None
     store.put(DEM, b'{"of another": "version"}')
-    assert kept_dem(str(moved), AREA, store) == other
+    assert read_dem(store, str(tile), ()) is None

@@ -31,7 +31,7 @@ from coseis.catalogs import Document, Query, Record, catalog_address, read_catal
 from coseis.dem import Dem, DemTile, transformer
 from coseis.errors import InputRefusedError, UsageError
 from coseis.geotiff import header_of
-from coseis.objects import create_object, get_object, put_object
+from coseis.objects import get_object, put_object
 from coseis.types import BandSource
 
 DEM = "dem.json"
@@ -45,29 +45,6 @@ _ELEVATION_ROLES = frozenset(("elevation", "dem", "dsm", "dtm"))
 _ELEVATION_KEYS = ("data", "elevation", "dem")
 _METRES = (None, "", "m", "metre", "meter", "metres", "meters")
 _OTHER_RASTERS = (".vrt", ".hgt", ".img", ".asc", ".nc", ".jp2", ".bil", ".dt2", ".adf", ".zip")
-
-
-def kept_dem(
-    address: str,
-    aoi: dict[str, Any],
-    store: ObjectStore,
-    *,
-    collections: Sequence[str] = (),
-    policy: AddressPolicy | None = None,
-) -> Dem:
-    """The DEM that a run keeps, if it is the one asked for; else what `find_dem` finds, kept from now on."""
-    kept = _read_kept(store, address, collections)
-    if kept:
-        return kept
-    dem = find_dem(address, aoi, collections=collections, policy=policy)
-    text = dem.model_dump_json(indent=1).encode()
-    if not create_object(store, DEM, text):
-        # Another part of the run was quicker, with the same tiles; or the run had another DEM.
-        kept = _read_kept(store, address, collections)
-        if kept:
-            return kept
-        put_object(store, DEM, text)
-    return dem
 
 
 def find_dem(
@@ -135,13 +112,18 @@ def find_dem(
     )
 
 
-def _read_kept(store: ObjectStore, address: str, collections: Sequence[str]) -> Dem | None:
-    """None where another DEM is kept, or one of another version of coseis."""
+def read_dem(store: ObjectStore, address: str, collections: Sequence[str]) -> Dem | None:
+    """The DEM that a run keeps; None if it keeps another than the one asked for, or none."""
     try:
         dem = Dem.model_validate_json(get_object(store, DEM) or b"")
     except ValidationError:
         return None
     return dem if (dem.address, dem.collections) == (public_form(address), tuple(collections)) else None
+
+
+def keep_dem(store: ObjectStore, dem: Dem) -> None:
+    """Keeps the DEM with a run: all that follows reads these tiles."""
+    put_object(store, DEM, dem.model_dump_json(indent=1).encode())
 
 
 def _shown(address: str) -> str:

@@ -24,7 +24,7 @@ from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
 from coseis.dem import Dem
-from coseis.dem_search import kept_dem
+from coseis.dem_search import find_dem, keep_dem, read_dem
 from coseis.dispatch import predict_chunks
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
@@ -33,7 +33,7 @@ from coseis.landform import terrain_attributes
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
-from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, policy_of, read_plan
+from coseis.plan import ITEMS, Plan, chunk_size, event_of, freeze_plan, make_plan, policy_of, read_plan
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
 from coseis.report import (
@@ -83,7 +83,6 @@ def map_event(
     """
     if config.cluster.part:
         raise UsageError("a part of a run is predicted by map_part; finish_run draws the map of all parts")
-    _check_terrain(config.terrain)
     clock = Clock()
     with progress_bars(console) as progress, ExitStack() as stack:
         plan, connection, predicted = _predict_run(config, client, clock, progress, stack)
@@ -114,9 +113,8 @@ def estimate_event(
         def connection() -> Client:
             return stack.enter_context(connected(config.cluster, client))
 
-        _check_terrain(config.terrain)
+        _dem_of(config, event_of(config.search).aoi, store)
         plan = make_plan(config, store, lambda: _probe(connection()))
-        _dem_of(plan, config, MemoryStore())
         return estimate_run(
             plan,
             chunk_px=chunk_size(config, plan.identity.core_px),
@@ -144,7 +142,6 @@ def map_part(
     Raises:
         UsageError, InputRefusedError, UnreachableError: as `map_event`.
     """
-    _check_terrain(config.terrain)
     clock = Clock()
     with progress_bars(console) as progress, ExitStack() as stack:
         _, _, predicted = _predict_run(config, client, clock, progress, stack)
@@ -223,15 +220,15 @@ def _check_terrain(terrain: TerrainConfig) -> None:
         raise UsageError("--min-slope and --dem-collection need a DEM; give --dem too")
 
 
-def _dem_of(plan: Plan, config: MapConfig, store: ObjectStore) -> Dem | None:
-    """The DEM of a run: the one that it keeps, else found and kept; None if it was asked for none."""
+def _dem_of(config: MapConfig, aoi: dict[str, Any], store: ObjectStore) -> Dem | None:
+    """The DEM that the run keeps or, if there is none or another was asked for, finds; None without --dem."""
     terrain = config.terrain
+    _check_terrain(terrain)
     if terrain.dem is None:
         return None
-    policy = policy_of(config.search)
-    return kept_dem(
-        terrain.dem, plan.found.event.aoi, store, collections=terrain.dem_collection, policy=policy
-    )
+    collections = terrain.dem_collection
+    kept = read_dem(store, terrain.dem, collections)
+    return kept or find_dem(terrain.dem, aoi, collections=collections, policy=policy_of(config.search))
 
 
 def _predict_run(
@@ -246,11 +243,13 @@ def _predict_run(
         return stack.enter_context(connected(config.cluster, client))
 
     with clock("plan"), one_step(progress, "search and measure scenes"):
+        dem = _dem_of(config, event_of(config.search).aoi, store)
         plan = make_plan(config, store, lambda: _probe(connection()))
         _check_workers(plan, config, connection())
         if not freeze_plan(plan, config, store):
             plan = make_plan(config, store, lambda: _probe(connection()))
-        _dem_of(plan, config, store)  # what cannot be found is said before anything is predicted
+        if dem:
+            keep_dem(store, dem)
         chunk_px, done = _lay_out(plan, store, config)
         number, count = config.cluster.share
         chunks = plan.chunks(chunk_px)
@@ -354,7 +353,8 @@ def _finish(
     for record in records:
         histogram += np.array(record.histogram)
     threshold = choose_threshold(config.output.threshold, histogram, plan.card.threshold)
-    dem = _dem_of(plan, config, store)
+    if dem := _dem_of(config, plan.found.event.aoi, store):
+        keep_dem(store, dem)
     min_slope = config.terrain.min_slope
     ground = FlatGround(dem=dem, min_slope_deg=min_slope) if dem and min_slope else None
     with clock("vectorize"):
