@@ -9,9 +9,10 @@ import pyogrio
 import pytest
 from affine import Affine
 
-from coseis.dem_search import DEM, find_dem
-from coseis.flat_ground import FlatGround
+from coseis.dem_search import DEM, find_dem, kept_dem, read_dem
+from coseis.errors import InputRefusedError
 from coseis.landform import TERRAIN_COLUMNS, terrain_attributes
+from coseis.objects import open_store
 from coseis.pipeline import trace_run_block
 from coseis.plan import ITEMS, read_plan
 from coseis.store import open_arrays
@@ -74,10 +75,10 @@ def test_a_run_with_a_dem(coseis, job, dem):  # noqa: F811
     assert report["flat_m2"] == 9 * (pixels[0] - pixels[1])
     assert report["min_slope_deg"] == 12
     assert json.loads((job.out / "run.json").read_text())["terrain"]["flat"] is None
-    check_that_blocks_change_nothing(rough, masked, FlatGround(dem=found, min_slope_deg=12))
+    check_that_blocks_change_nothing(rough, masked, read_dem(open_store(str(rough)), dem, ()))
 
 
-def check_that_blocks_change_nothing(out, masked, ground):
+def check_that_blocks_change_nothing(out, masked, dem):
     plan = read_plan((out / ITEMS).read_bytes(), str(out))
     report = json.loads((out / "run.json").read_text())
     code = report["threshold"]["code"]
@@ -85,11 +86,15 @@ def check_that_blocks_change_nothing(out, masked, ground):
     assert open_arrays(str(out), plan.geobox)["probability"].shape[0] == len(plan.identity.phases)
     for side_px in (64, 97):
         blocks = chunk_grid(plan.identity.shape, side_px)
-        traced = [trace_run_block(plan.geobox, post, block, code, str(out), ground) for block in blocks]
+        traced = [
+            trace_run_block(plan.geobox, post, block, code, str(out), (dem.digest(), 12)) for block in blocks
+        ]
         again = merge_blocks([pieces for pieces, _ in traced], plan.geobox)
         assert list(again.id) == list(masked.id)
         assert (again.geometry.to_numpy() == masked.geometry.to_numpy()).all()
         assert sum(count.flat_px for _, count in traced) == report["terrain"]["flat"]["flat_px"]
+    with pytest.raises(InputRefusedError, match="was changed while the run used it"):
+        kept_dem(str(out), "of another")
 
 
 @pytest.mark.usefixtures("workers")

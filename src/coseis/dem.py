@@ -9,12 +9,14 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import pyproj
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from coseis.addresses import is_remote, public_form
 from coseis.geotiff import fill_physical, header_of, overlap
+from coseis.store import digest_of
 from coseis.types import BandSource, Value
 
 LOWEST_M, HIGHEST_M = -1000.0, 9500.0
@@ -51,6 +53,10 @@ class Dem(Value):
     tiles: tuple[DemTile, ...]
     """Where two have a value, the first counts."""
     attribution: str | None = None
+
+    def digest(self) -> str:
+        """SHA-256 over all of it."""
+        return digest_of(self.model_dump(mode="json"))
 
     @cached_property
     def lattices(self) -> tuple["Lattice", ...]:
@@ -102,12 +108,12 @@ class Lattice:
         )
         return (row, col) if max(map(abs, drift)) <= ON_LATTICE_PX else None
 
-    def boxes(self) -> list[tuple[int, int, int, int]]:
-        """(left, top, right, bottom) of each tile, columns and rows."""
-        return [
-            (col, row, col + tile.shape[1], row + tile.shape[0])
-            for tile, (row, col) in zip(self.tiles, self.places, strict=True)
-        ]
+    @cached_property
+    def boxes(self) -> shapely.STRtree:
+        """The tiles by their place; columns are x, rows are y."""
+        height, width = np.array([tile.shape for tile in self.tiles]).T
+        row, col = np.array(self.places).T
+        return shapely.STRtree(shapely.box(col, row, col + width, row + height))
 
     def to_pixels(
         self, x: NDArray[np.float64], y: NDArray[np.float64], crs: str
@@ -124,7 +130,10 @@ class Lattice:
             InputRefusedError: a tile cannot be read; it is named.
         """
         out = np.full((window.height, window.width), np.nan, np.float32)
-        for tile, (row, col) in zip(self.tiles, self.places, strict=True):
+        col0, row0 = window.col_off, window.row_off
+        seen = shapely.box(col0, row0, col0 + window.width, row0 + window.height)
+        for number in sorted(self.boxes.query(seen)):
+            tile, (row, col) = self.tiles[number], self.places[number]
             into_y, from_y = overlap(window.row_off, window.height, row, tile.shape[0])
             into_x, from_x = overlap(window.col_off, window.width, col, tile.shape[1])
             part = out[into_y, into_x]

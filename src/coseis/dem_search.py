@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from coseis.catalogs import Document, Query, Record, catalog_address, read_catal
 from coseis.dem import Dem, DemTile, transformer
 from coseis.errors import InputRefusedError, UsageError
 from coseis.geotiff import header_of
-from coseis.objects import get_object, put_object
+from coseis.objects import get_object, open_store, put_object
 from coseis.types import BandSource
 
 DEM = "dem.json"
@@ -124,6 +125,22 @@ def read_dem(store: ObjectStore, address: str, collections: Sequence[str]) -> De
 def keep_dem(store: ObjectStore, dem: Dem) -> None:
     """Keeps the DEM with a run: all that follows reads these tiles."""
     put_object(store, DEM, dem.model_dump_json(indent=1).encode())
+
+
+@lru_cache(4)
+def kept_dem(out: str, digest: str) -> Dem:
+    """The DEM that the run at `out` keeps, for workers; read once a process, `digest` tells it from others.
+
+    Raises:
+        InputRefusedError: the run keeps another DEM, or none.
+    """
+    try:
+        dem = Dem.model_validate_json(get_object(open_store(out), DEM) or b"")
+    except ValidationError as error:
+        raise InputRefusedError(f"{out}/{DEM} is missing or damaged; give --dem again") from error
+    if dem.digest() != digest:
+        raise InputRefusedError(f"{out}/{DEM} was changed while the run used it; run again")
+    return dem
 
 
 def _shown(address: str) -> str:

@@ -5,6 +5,7 @@ depend on how a region is cut into blocks.
 """
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
@@ -105,18 +106,24 @@ def _bilinear(lattice: Lattice, col: Floats, row: Floats) -> Floats:
     """Slope between the four pixel centres around each place."""
     slope = np.full(col.shape, np.nan)
     inside = np.zeros(col.shape, bool)
-    for col0, row0, col1, row1 in lattice.boxes():
-        inside |= (col >= col0) & (col <= col1) & (row >= row0) & (row <= row1)
+    finite = np.isfinite(col) & np.isfinite(row)
+    if not finite.any():
+        return slope
+    left, right, top, bottom = (float(end(axis[finite])) for axis in (col, row) for end in (np.min, np.max))
+    around = shapely.box(left, top, right, bottom)
+    for box in lattice.boxes.geometries[lattice.boxes.query(around)]:
+        west, north, east, south = box.bounds
+        inside |= (col >= west) & (col <= east) & (row >= north) & (row <= south)
     if not inside.any():
         return slope
     col, row = col[inside] - 0.5, row[inside] - 0.5
     first_col, first_row = (np.floor(axis).astype(np.int64) for axis in (col, row))
-    left, top = int(first_col.min()), int(first_row.min())
-    window = Window(left, top, int(first_col.max()) - left + 2, int(first_row.max()) - top + 2)
+    col0, row0 = int(first_col.min()), int(first_row.min())
+    window = Window(col0, row0, int(first_col.max()) - col0 + 2, int(first_row.max()) - row0 + 2)
     known = read_surface(lattice, window).slope
-    right, below = col - first_col, row - first_row
-    j, i = first_col - left, first_row - top
-    upper = known[i, j] * (1 - right) + known[i, j + 1] * right
-    lower = known[i + 1, j] * (1 - right) + known[i + 1, j + 1] * right
-    slope[inside] = upper * (1 - below) + lower * below
+    i, j = first_row - row0, first_col - col0
+    down, across = row - first_row, col - first_col
+    upper = known[i, j] * (1 - across) + known[i, j + 1] * across
+    lower = known[i + 1, j] * (1 - across) + known[i + 1, j + 1] * across
+    slope[inside] = upper * (1 - down) + lower * down
     return slope

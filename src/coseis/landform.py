@@ -139,11 +139,10 @@ def _ends(row: Floats) -> Floats:
 
 
 def _on_lattice(shapes: NDArray[np.object_], lattice: Lattice, crs: str) -> NDArray[np.object_]:
-    """Shapes with columns as x and rows, counted upwards, as y: all edges of pixels are whole numbers."""
+    """Shapes with columns as x and rows as y: all edges of pixels are whole numbers."""
 
     def place(xy: Floats) -> Floats:
-        col, row = lattice.to_pixels(xy[:, 0], xy[:, 1], crs)
-        return np.column_stack([col, -row])
+        return np.column_stack(lattice.to_pixels(xy[:, 0], xy[:, 1], crs))
 
     moved: NDArray[np.object_] = np.asarray(shapely.transform(shapes, place))
     return moved
@@ -153,12 +152,11 @@ def _groups(
     shapes: NDArray[np.object_], lattice: Lattice, wanted: NDArray[np.bool_], group_px: int
 ) -> Iterator[tuple[NDArray[np.int64], Window]]:
     """Row numbers of the wanted shapes that begin in one square and touch the DEM, and their window."""
-    boxes = [shapely.box(left, -bottom, right, -top) for left, top, right, bottom in lattice.boxes()]
-    touching = np.unique(shapely.STRtree(boxes).query(shapes)[0])
+    touching = np.unique(lattice.boxes.query(shapes)[0])
     rows = touching[wanted[touching]]
-    left, bottom, right, top = shapely.bounds(shapes[rows]).T
+    left, top, right, bottom = shapely.bounds(shapes[rows]).T
     sides = pd.DataFrame(
-        {"row0": np.floor(-top), "row1": np.ceil(-bottom), "col0": np.floor(left), "col1": np.ceil(right)},
+        {"row0": np.floor(top), "row1": np.ceil(bottom), "col0": np.floor(left), "col1": np.ceil(right)},
         dtype=np.int64,
     )
     square = [sides.row0 // group_px, sides.col0 // group_px]
@@ -192,7 +190,8 @@ def _measure(shapes: NDArray[np.object_], lattice: Lattice, window: Window) -> p
         Operation(statistic, name, layers[layer], options={"q": 0.9} if statistic == "quantile" else None)
         for name, (statistic, layer) in wanted.items()
     ]
-    features = [{"type": "Feature", "properties": {}, "geometry": s.__geo_interface__} for s in shapes]
+    upwards = shapely.transform(shapes, lambda xy: xy * (1, -1))  # it counts y from the south
+    features = [{"type": "Feature", "properties": {}, "geometry": s.__geo_interface__} for s in upwards]
     table: pd.DataFrame = exact_extract(
         list(layers.values()),
         JSONFeatureSource(features),

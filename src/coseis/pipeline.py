@@ -24,7 +24,7 @@ from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
 from coseis.dem import Dem
-from coseis.dem_search import find_dem, keep_dem, read_dem
+from coseis.dem_search import find_dem, keep_dem, kept_dem, read_dem
 from coseis.dispatch import predict_chunks
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
@@ -398,6 +398,8 @@ def _trace(
     progress: Progress,
     ground: FlatGround | None,
 ) -> tuple[list[BlockPieces], FlatCount]:
+    # Workers read the DEM themselves: of a fine one the tiles alone are many, and jobs are too.
+    mask = (ground.dem.digest(), ground.min_slope_deg) if ground else None
     # Four chunks at least: a task a chunk would be as many as predicting takes.
     side_px = max(VECTORIZE_PX, 2 * shard_px(output.out, plan.geobox))
     blocks = list(chunk_grid(plan.identity.shape, side_px))
@@ -407,7 +409,7 @@ def _trace(
         (
             f"trace-{begun}-{block.name}",
             block,
-            (plan.geobox, post, block, threshold.code, output.out, ground),
+            (plan.geobox, post, block, threshold.code, output.out, mask),
         )
         for block in blocks
     )
@@ -423,16 +425,20 @@ def _trace(
 
 
 def trace_run_block(
-    geobox: GeoBox, phase: int, block: Chunk, threshold_code: int, out: str, ground: FlatGround | None
+    geobox: GeoBox, phase: int, block: Chunk, threshold_code: int, out: str, mask: tuple[str, float] | None
 ) -> tuple[BlockPieces, FlatCount]:
-    """Traces one block of a run's cube: one phase, the first class, without what lies on flat ground."""
+    """Traces one block of a run's cube: one phase, the first class.
+
+    The mask is the digest of the run's DEM and the least slope, degrees: what is flatter is left out.
+    """
     arrays = open_arrays(out, geobox)
     rows, cols = block.slices
     codes: NDArray[Any] = np.asarray(arrays["probability"][phase, 0, rows, cols])
     status: NDArray[Any] = np.asarray(arrays["status"][phase, rows, cols])
     scene: NDArray[Any] = np.asarray(arrays["scene"][phase, rows, cols])
     origin, count = (block.y0, block.x0), FlatCount()
-    if ground:
+    if mask:
+        ground = FlatGround(dem=kept_dem(out, mask[0]), min_slope_deg=mask[1])
         landslide = (codes >= threshold_code) & (codes <= CODE_SCALE)
         flat, count = find_flat(landslide, geobox, ground, origin=origin)
         codes = np.where(flat, CODE_FILL, codes)

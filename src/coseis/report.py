@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from coseis import __version__
 from coseis.config import MapConfig
 from coseis.cube import read_window
+from coseis.dem_search import DEM
 from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, pixels_inside
@@ -295,7 +296,8 @@ def publish_run(
         _write_rasters(plan, store, config.output.out)
         upload(draw_run(plan, polygons, outcome.threshold.value), store, "map.png")
         summary = _summary(plan, polygons, outcome.threshold)
-        write_stac_item(summary.model_copy(update={"attribution": names}), store)
+        assets = (*summary.assets, DEM) if outcome.terrain else summary.assets
+        write_stac_item(summary.model_copy(update={"attribution": names, "assets": assets}), store)
     report = _report(plan, config, clock.seconds, outcome)
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
