@@ -235,6 +235,23 @@ def test_of_two_resolutions_the_one_that_has_more_counts(tmp_path):
     assert (out.dem_share == 1).all()
 
 
+def test_the_real_surface_model_of_iburi(real_data):
+    """The slope that others made of it lies on ours, pixel on pixel."""
+    folder = real_data / "iburi" / "sentinel2"
+    [lattice] = dem_of(folder / "dsm_30m.tif").lattices
+    with rasterio.open(folder / "slope_30m.tif") as file:
+        theirs = file.read(1)[2:-2, 2:-2]
+    height, width = theirs.shape
+    match = {}
+    for shift in [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)]:
+        ours = read_surface(lattice, Window(2 + shift[1], 2 + shift[0], width, height)).slope
+        known = ~np.isnan(ours)
+        match[shift] = np.corrcoef(ours[known], theirs[known])[0, 1]
+    assert match.pop((0, 0)) > 0.95
+    assert max(match.values()) < 0.8
+    assert lattice.pixel_m == pytest.approx(29.94, abs=0.01)
+
+
 def test_no_polygons_and_no_crs(tiled):
     out = terrain_attributes(polygons(0, 6000), tiled[0])
     assert len(out) == 0
