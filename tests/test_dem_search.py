@@ -182,6 +182,16 @@ def test_no_address_escapes_the_check(tmp_path, tile):
         find_dem(f"{root}/a.tif", AREA, policy=AddressPolicy())
 
 
+def test_a_link_that_leads_nowhere_is_no_missing_ground(tmp_path, tile):
+    links = [{"rel": "item", "href": name} for name in ("a.json", "b.json")]
+    (tmp_path / "a.json").write_text(json.dumps(item("a", tile.name)))
+    (tmp_path / "catalog.json").write_text(json.dumps({"type": "Catalog", "id": "dem", "links": links}))
+    with pytest.raises(InputRefusedError, match=r"DEM catalog\.json: .*b\.json: link not followed"):
+        find_dem(str(tmp_path), AREA)
+    (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text())
+    assert [t.name for t in find_dem(str(tmp_path), AREA).tiles] == ["a", "a"]
+
+
 def test_a_run_keeps_its_dem_and_no_other(tile):
     store = MemoryStore()
     dem = find_dem(str(tile), AREA)

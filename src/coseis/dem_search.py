@@ -79,22 +79,16 @@ def find_dem(
             f"--dem {shown} is a {suffix} file; expected a GeoTIFF (gdal_translate writes one) or a "
             "STAC catalog"
         )
-    attribution = None
+    records: list[Record] = []
     if suffix in (".tif", ".tiff"):
         if collections:
             raise UsageError(f"--dem {shown} is a file; --dem-collection goes with a catalog")
         policy = _policy_of_file(address, policy)
         named = [_named_file(address, policy)]
-        source_name = shown
     else:
-        catalog = catalog_address(address)
-        policy = policy.bound_to(catalog)
-        content = read_catalog(catalog, Query(collections, area.bounds, (ALWAYS,)), policy)
-        records = [record for record in content.records if _touches(record.item, area)]
+        policy = policy.bound_to(catalog_address(address))
+        records = _records_over(area, collections, policy)
         named = sorted((_named_asset(record, policy) for record in records), key=_name_and_address)
-        found = {str(r.item.get("collection") or r.collection.get("id") or "") for r in records} - {""}
-        source_name = ", ".join(sorted(found)) or shown
-        attribution = "; ".join(dict.fromkeys(filter(None, map(_attribution, records)))) or None
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         tiles = list(pool.map(lambda pair: _inspect(pair[0], pair[1], policy), named))
     tiles = [tile for tile in tiles if _covers(tile, area)]
@@ -104,12 +98,13 @@ def find_dem(
             f"{','.join(f'{edge:.4f}' for edge in area.bounds)} ({len(named)} files looked at); "
             "give another --dem or --dem-collection"
         )
+    found = {str(r.item.get("collection") or r.collection.get("id") or "") for r in records} - {""}
     return Dem(
         address=public_form(address),
         collections=tuple(collections),
-        source=source_name,
+        source=", ".join(sorted(found)) or shown,
         tiles=tuple(tiles),
-        attribution=attribution,
+        attribution="; ".join(dict.fromkeys(filter(None, map(_attribution, records)))) or None,
     )
 
 
@@ -165,6 +160,16 @@ def _policy_of_file(address: str, policy: AddressPolicy) -> AddressPolicy:
     bucket = host_of(address)
     extra = () if address.lower().startswith(("http:", "https:")) else (bucket,)
     return policy.bound_to(address).model_copy(update={"allow_hosts": (*policy.allow_hosts, *extra)})
+
+
+def _records_over(area: BaseGeometry, collections: Sequence[str], policy: AddressPolicy) -> list[Record]:
+    """The items of the policy's catalog that touch an area."""
+    content = read_catalog(policy.catalog, Query(collections, area.bounds, (ALWAYS,)), policy)
+    if content.refused:
+        # A tile that is not found would be ground that is not known, and nobody would see why.
+        first = content.refused[0]
+        raise InputRefusedError(f"DEM {_shown(policy.catalog)}: {first.item_id}: {first.reason}")
+    return [record for record in content.records if _touches(record.item, area)]
 
 
 def _touches(item: Document, area: BaseGeometry) -> bool:
