@@ -15,6 +15,7 @@ from coseis.config import (
     ModelConfig,
     OutputConfig,
     SearchConfig,
+    TerrainConfig,
     load_config,
     load_stage,
     stage_options,
@@ -54,6 +55,12 @@ _configs = st.builds(
         resolution=st.none() | st.floats(0.1, 100),
     ),
     cluster=st.builds(ClusterConfig, workers=st.integers(1, 99)),
+    terrain=st.builds(
+        TerrainConfig,
+        dem=st.none() | _word,
+        dem_collection=_words,
+        min_slope=st.none() | st.floats(0.1, 80),
+    ),
 )
 
 

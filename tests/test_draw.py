@@ -40,7 +40,7 @@ def out(tmp_path_factory):
 
 def drawn(out, side_px):
     blocks = [
-        draw_block(GRID, PHASES, block, Thresholds(112, 112), out)
+        draw_block(GRID, PHASES, block, Thresholds(112, 112), out, None)
         for block in chunk_grid(GRID.shape, side_px)
     ]
     tables = [merge_blocks(pieces, GRID) for pieces in zip(*(block.pieces for block in blocks), strict=True)]

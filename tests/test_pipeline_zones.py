@@ -107,7 +107,7 @@ def test_the_inventory_is_one_table_in_degrees(mapped):
     # What joins two parts lies within a pixel of the border.
     height_m = polygons[near].to_crs(32654).bounds.eval("maxy - miny") + 12
     assert (true[near] - polygons.area_m2[near]).between(-1, 6 * height_m).all()
-    assert polygons.area_m2.sum() == pytest.approx(true.sum(), rel=0.005)
+    assert polygons.area_m2.sum() == pytest.approx(true.sum(), rel=0.02)
     assert polygons.area_m2.min() >= 100
     assert report.landslide_count == (polygons.change != "pre-existing").sum()
     cells = gpd.read_parquet(out / "observed.parquet")

@@ -182,7 +182,7 @@ def _fits(
 ) -> bool:
     product, roles = asset.get("pl:asset_type"), asset.get("roles") or ()
     types = {layer.data_type for layer in layers}
-    if not _is_geotiff(asset):
+    if not is_geotiff(asset):
         return False
     if kind == "display":
         visual = (
@@ -199,7 +199,8 @@ def _fits(
     return scaled and not {"reflectance", "data"}.isdisjoint(roles)
 
 
-def _is_geotiff(asset: Mapping[str, Any]) -> bool:
+def is_geotiff(asset: Mapping[str, Any]) -> bool:
+    """Whether an asset is one by its media type or, where it states none, by its name."""
     media = str(asset.get("type") or "").lower()
     path = urlsplit(str(asset["href"])).path.lower()
     return "tiff" in media if media else path.endswith((".tif", ".tiff"))
@@ -271,13 +272,18 @@ def _source(
 
 def _admitted(key: str, asset: Mapping[str, Any], admit: Callable[[str], str]) -> str:
     href = str(asset["href"])
+    refuse_signature(f"asset {key}", href)
+    return admit(href)
+
+
+def refuse_signature(what: str, href: str) -> None:
+    """Raises InputRefusedError for a signed address, since addresses are published; `what` is named."""
     secrets = {name.lower() for name, _ in parse_qsl(urlsplit(href).query)} & _SIGNATURES
     if secrets:
         raise InputRefusedError(
-            f"the address of asset {key} carries a signature (parameter {', '.join(sorted(secrets))}), which "
+            f"the address of {what} carries a signature (parameter {', '.join(sorted(secrets))}), which "
             "would be published with the result; use plain addresses, and credentials in the environment"
         )
-    return admit(href)
 
 
 def _find_udm2(assets: Mapping[str, Mapping[str, Any]], admit: Callable[[str], str]) -> BandSource | None:
@@ -306,7 +312,7 @@ def _why_not(
     kinds: Sequence[InputKind],
 ) -> str:
     level = str((item.get("properties") or {}).get("processing:level", ""))
-    rasters = {key: asset for key, asset in sorted(assets.items()) if _is_geotiff(asset)}
+    rasters = {key: asset for key, asset in sorted(assets.items()) if is_geotiff(asset)}
     products = {str(asset.get("pl:asset_type") or "") for asset in rasters.values()}
     images = sorted(product for product in products if product and not product.endswith(("udm", "udm2")))
     if any(product.startswith("basic_") for product in images):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coseis import __version__
-from coseis.config import OutputConfig, SearchConfig, load_config, load_stage
+from coseis.config import OutputConfig, SearchConfig, TerrainConfig, load_config, load_stage
 from coseis.errors import CoseisError, IncompleteError, InputRefusedError
 from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
@@ -179,7 +179,7 @@ def search(model: str | None, out: Path | None, **options: Any) -> None:
 
 @cli.command("map", cls=StagedCommand)
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@setting_options("search", "model", "output", "cluster")
+@setting_options("search", "model", "output", "cluster", "terrain")
 @click.option("--dry-run", is_flag=True, help="Say what the run would do, need and take; write nothing.")
 @click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of a worker: --dry-run says the cost.")
 def map_command(config: Path | None, *, dry_run: bool, price_per_hour: float | None, **options: Any) -> None:
@@ -250,7 +250,8 @@ def finish(run: str, **options: Any) -> None:
 @click.argument("run")
 @click.option("--threshold", required=True, help="card, otsu, isodata, or a probability from 0 to 1.")
 @click.option("--min-area", metavar="NUMBER", help="Least area of a polygon, m2. Default: as it was.")
-def vectorize(run: str, threshold: str, min_area: str | None) -> None:
+@setting_options("terrain")
+def vectorize(run: str, threshold: str, min_area: str | None, **terrain: Any) -> None:
     """Draw the polygons of RUN anew with another threshold.
 
     No inference: all that was published from the polygons is written anew.
@@ -264,7 +265,8 @@ def vectorize(run: str, threshold: str, min_area: str | None) -> None:
     )
     from coseis.pipeline import vectorize_run
 
-    report = vectorize_run(output, console=_progress_console())
+    options = load_stage(TerrainConfig, given_options(terrain))
+    report = vectorize_run(output, terrain=options, console=_progress_console())
     _conclude(report, report.config.output)
 
 

@@ -138,6 +138,18 @@ class OutputConfig(Value):
     )
 
 
+class TerrainConfig(Value):
+    """What the ground is like under the landslides; nothing of it without a DEM."""
+
+    dem: str | None = Field(
+        None, description="Elevations, m: a GeoTIFF or a STAC catalog; gives each polygon slope and relief."
+    )
+    dem_collection: Words = Field((), description="Collections of a DEM's catalog, e.g. cop-dem-glo-30.")
+    min_slope: Annotated[Finite, Field(gt=0, lt=90)] | None = Field(
+        None, description="Degrees: flatter ground is no landslide. Loses deposits; off if not given."
+    )
+
+
 class ClusterConfig(Value):
     """Where the work runs; none of it changes a pixel."""
 
@@ -172,6 +184,7 @@ class MapConfig(Value):
     model: ModelConfig = ModelConfig()
     output: OutputConfig
     cluster: ClusterConfig = ClusterConfig()
+    terrain: TerrainConfig = TerrainConfig()
 
 
 def stage_options(config: type[Value] = MapConfig) -> Iterator[tuple[str, str, FieldInfo]]:
@@ -198,8 +211,8 @@ def load_config(path: Path | None, options: Mapping[str, Any]) -> MapConfig:
     """The resolved configuration: options override the file, the file overrides the defaults.
 
     Args:
-        path: YAML with one mapping a stage (search, model, output, cluster), or None. A setting that has no
-            value there counts as not given.
+        path: YAML with one mapping a stage (search, model, output, cluster, terrain), or None. A setting that
+            has no value there counts as not given.
         options: Values by name, as of `stage_options`; those that were not given are left out.
 
     Raises:

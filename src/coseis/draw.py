@@ -29,11 +29,13 @@ from coseis.change import (
 )
 from coseis.cluster import Failure, run_jobs
 from coseis.config import OutputConfig
+from coseis.dem_search import kept_dem
 from coseis.errors import InputRefusedError
+from coseis.flat_ground import FlatCount, FlatGround, find_flat
 from coseis.plan import Plan
 from coseis.store import open_arrays, shard_px
 from coseis.threshold import ThresholdChoice
-from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, least_code
+from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, least_code
 from coseis.vectorize import INCOMPLETE, BlockPieces, merge_blocks, trace_block
 from coseis.vegetation import INDEX_SCALE
 from coseis.windows import Chunk, chunk_grid
@@ -60,6 +62,8 @@ class BlockDrawing:
     pieces: tuple[BlockPieces, ...]
     """Of what was there before the event, and of the rest; of the rest alone where there is no pre phase."""
     cells: pd.DataFrame
+    flat: FlatCount
+    """What the mask of flat ground did."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,17 @@ class Drawing:
     `touches_aoi_border`."""
     cells: gpd.GeoDataFrame
     """What was seen: `cells.join_cells`."""
+    flat: FlatCount
+    """What the mask of flat ground did, of all landslide pixels."""
 
 
 def draw_polygons(
-    plan: Plan, output: OutputConfig, threshold: ThresholdChoice, client: Client, progress: Progress
+    plan: Plan,
+    output: OutputConfig,
+    threshold: ThresholdChoice,
+    client: Client,
+    progress: Progress,
+    ground: FlatGround | None,
 ) -> Drawing:
     """Draws a run's polygons in blocks on a cluster, and joins them.
 
@@ -84,12 +95,14 @@ def draw_polygons(
     blocks = [(zone, block) for zone in plan.zones for block in _blocks(zone, output.out)]
     pre_code = threshold.code if output.pre_threshold is None else least_code(output.pre_threshold)
     codes = Thresholds(threshold.code, pre_code)
+    # Workers read the DEM themselves: of a fine one the tiles alone are many, and jobs are too.
+    mask = (ground.dem.digest(), ground.min_slope_deg) if ground else None
     begun = time.time_ns()  # in the keys: the same block is traced again with another threshold
     jobs = (
         (
             f"trace-{begun}-{zone.identity.crs}-{block.name}",
             (zone.identity.crs, block),
-            (zone.geobox, plan.identity.phases, block, codes, output.out),
+            (zone.geobox, plan.identity.phases, block, codes, output.out, mask),
         )
         for zone, block in blocks
     )
@@ -97,7 +110,7 @@ def draw_polygons(
     drawn: dict[str, list[BlockDrawing]] = {zone.identity.crs: [] for zone in plan.zones}
     for (crs, block), result in run_jobs(client, draw_block, jobs):
         if isinstance(result, Failure):
-            raise InputRefusedError(f"the probability cube cannot be read at {block.name}: {result.reason}")
+            raise InputRefusedError(f"block {block.name} cannot be traced: {result.reason}")
         drawn[crs].append(result)
         progress.advance(bar)
     polygons = _join_polygons(plan, drawn, output)
@@ -108,7 +121,8 @@ def draw_polygons(
     cells = [
         join_cells([block.cells for block in drawn[zone.identity.crs]], zone.geobox) for zone in plan.zones
     ]
-    return Drawing(polygons, cells[0] if len(cells) == 1 else _in_degrees(cells))
+    flat = sum((block.flat for blocks in drawn.values() for block in blocks), FlatCount())
+    return Drawing(polygons, cells[0] if len(cells) == 1 else _in_degrees(cells), flat)
 
 
 def _blocks(plan: Plan, out: str) -> Iterator[Chunk]:
@@ -151,9 +165,17 @@ def _in_degrees(cells: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
 
 
 def draw_block(
-    geobox: GeoBox, phases: tuple[Phase, ...], block: Chunk, thresholds: Thresholds, out: str
+    geobox: GeoBox,
+    phases: tuple[Phase, ...],
+    block: Chunk,
+    thresholds: Thresholds,
+    out: str,
+    mask: tuple[str, float] | None,
 ) -> BlockDrawing:
-    """Traces one block of a run's cube, the first class, read with the margin that its pixels depend on."""
+    """Traces one block of a run's cube, the first class, read with the margin that its pixels depend on.
+
+    The mask is the digest of the run's DEM and the least slope, degrees: what is flatter is left out.
+    """
     top, left = max(0, block.y0 - CHANGE_HALO_PX), max(0, block.x0 - CHANGE_HALO_PX)
     area = (
         slice(top, block.y0 + block.height + CHANGE_HALO_PX),
@@ -189,11 +211,17 @@ def draw_block(
         old = old_pixels(both)
         layers |= change_layers(both, old)
         parts = [old, ~old]
+    origin, flat = (block.y0, block.x0), FlatCount()
+    of_post = codes[post][inner]
+    if mask:
+        landslide = (of_post >= thresholds.post) & (of_post <= CODE_SCALE)
+        ground = FlatGround(dem=kept_dem(out, mask[0]), min_slope_deg=mask[1])
+        too_flat, flat = find_flat(landslide, geobox, ground, origin=origin)
+        of_post = np.where(too_flat, np.uint8(CODE_FILL), of_post)
     cut: Mapping[str, NDArray[Any]] = {name: layer[inner] for name, layer in layers.items()}
-    origin = (block.y0, block.x0)
     pieces = tuple(
         trace_block(
-            np.where(part[inner], codes[post][inner], np.uint8(CODE_FILL)),
+            np.where(part[inner], of_post, np.uint8(CODE_FILL)),
             scene[post][inner],
             cut,
             origin=origin,
@@ -201,6 +229,5 @@ def draw_block(
         )
         for part in parts
     )
-    return BlockDrawing(
-        pieces, count_cells(status[:, *inner], scene[:, *inner], phases, geobox, origin=origin)
-    )
+    cells = count_cells(status[:, *inner], scene[:, *inner], phases, geobox, origin=origin)
+    return BlockDrawing(pieces, cells, flat)

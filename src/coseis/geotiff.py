@@ -100,8 +100,12 @@ def read_header(scene: Scene, source: BandSource) -> GeoTiff:
     Raises:
         InputRefusedError: the file is missing or is no GeoTIFF; item, asset and address are named.
     """
-    label = f"item {scene.item_id}, asset {source.asset}, {public_form(source.href)}"
-    return _read_header(source.href, label, _version(source.href))
+    return header_of(source.href, f"item {scene.item_id}, asset {source.asset}, {public_form(source.href)}")
+
+
+def header_of(href: str, label: str) -> GeoTiff:
+    """The same of any checked address; `label` is its name in messages."""
+    return _read_header(href, label, _version(href))
 
 
 @contextmanager

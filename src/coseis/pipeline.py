@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import geopandas as gpd
 import numpy as np
 from distributed import Client
 from obstore.store import MemoryStore, ObjectStore
@@ -19,15 +20,19 @@ from rich.progress import Progress
 from coseis.addresses import local_path, scheme_of
 from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
-from coseis.config import ClusterConfig, MapConfig, OutputConfig
+from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
+from coseis.dem import Dem
+from coseis.dem_search import find_dem, keep_dem, read_dem
 from coseis.dispatch import predict_chunks
 from coseis.draw import draw_polygons
 from coseis.errors import UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
+from coseis.flat_ground import FlatCount, FlatGround
+from coseis.landform import terrain_attributes
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
-from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_plan
+from coseis.plan import ITEMS, Plan, chunk_size, event_of, freeze_plan, make_plan, policy_of, read_plan
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
 from coseis.report import (
@@ -35,6 +40,7 @@ from coseis.report import (
     Outcome,
     PartReport,
     RunReport,
+    TerrainReport,
     Throughput,
     failed_chunk,
     join_throughputs,
@@ -102,6 +108,7 @@ def estimate_event(
         def connection() -> Client:
             return stack.enter_context(connected(config.cluster, client))
 
+        _dem_of(config, event_of(config.search).aoi, store)
         plan = make_plan(config, store, lambda: _probe(connection()))
         return estimate_run(
             plan,
@@ -162,21 +169,31 @@ def finish_run(
 
 
 def vectorize_run(
-    config: OutputConfig, *, client: Client | None = None, console: Console | None = None
+    config: OutputConfig,
+    *,
+    terrain: TerrainConfig | None = None,
+    client: Client | None = None,
+    console: Console | None = None,
 ) -> RunReport:
     """Draws the polygons of a finished run anew, with another threshold or least area: no inference.
 
     Args:
         config: `out` is the run; `threshold` and `min_area`, where set, are the new ones.
+        terrain: What is set in it is new: a DEM for a run without one, or another mask.
         client: As for `map_event`.
         console: As for `map_event`.
 
     Raises:
-        InputRefusedError: there is no run at `out`.
+        UsageError: a mask of flat ground without a DEM.
+        InputRefusedError: there is no run at `out`, or the DEM cannot be used.
+        UnreachableError: the DEM's server does not answer.
     """
     store = open_store(config.out, must_exist=True)
     earlier = read_report(store, config.out)
     run = _changed(earlier.config, config)
+    asked = {name: getattr(terrain, name) for name in (terrain.model_fields_set if terrain else ())}
+    run = run.model_copy(update={"terrain": run.terrain.model_copy(update=asked)})
+    _check_terrain(run.terrain)
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
     # The cluster that predicted may be gone; drawing is small work.
@@ -193,6 +210,22 @@ def _changed(run: MapConfig, asked: OutputConfig) -> MapConfig:
     return run.model_copy(update={"output": run.output.model_copy(update=changes)})
 
 
+def _check_terrain(terrain: TerrainConfig) -> None:
+    if terrain.dem is None and (terrain.min_slope is not None or terrain.dem_collection):
+        raise UsageError("--min-slope and --dem-collection need a DEM; give --dem too")
+
+
+def _dem_of(config: MapConfig, aoi: dict[str, Any], store: ObjectStore) -> Dem | None:
+    """The DEM that the run keeps or, if there is none or another was asked for, finds; None without --dem."""
+    terrain = config.terrain
+    _check_terrain(terrain)
+    if terrain.dem is None:
+        return None
+    collections = terrain.dem_collection
+    kept = read_dem(store, terrain.dem, collections)
+    return kept or find_dem(terrain.dem, aoi, collections=collections, policy=policy_of(config.search))
+
+
 def _predict_run(
     config: MapConfig, client: Client | None, clock: Clock, progress: Progress, stack: ExitStack
 ) -> tuple[Plan, Client, PartReport]:
@@ -205,10 +238,13 @@ def _predict_run(
         return stack.enter_context(connected(config.cluster, client))
 
     with clock("plan"), one_step(progress, "search and measure scenes"):
+        dem = _dem_of(config, event_of(config.search).aoi, store)
         plan = make_plan(config, store, lambda: _probe(connection()))
         _check_workers(plan, config, connection())
         if not freeze_plan(plan, config, store):
             plan = make_plan(config, store, lambda: _probe(connection()))
+        if dem:
+            keep_dem(store, dem)
         shares = [_share(zone, store, config) for zone in plan.zones]
     with clock("predict"):
         total = sum(share.chunks for share in shares)
@@ -331,8 +367,31 @@ def _finish(
     for record in records:
         histogram += np.array(record.histogram)
     threshold = choose_threshold(config.output.threshold, histogram, plan.card.threshold)
+    if dem := _dem_of(config, plan.found.event.aoi, store):
+        keep_dem(store, dem)
+    min_slope = config.terrain.min_slope
+    ground = FlatGround(dem=dem, min_slope_deg=min_slope) if dem and min_slope else None
     with clock("vectorize"):
-        drawing = draw_polygons(plan, config.output, threshold, client, progress)
+        drawing = draw_polygons(plan, config.output, threshold, client, progress, ground)
+    polygons, terrain = drawing.polygons, None
+    if dem:
+        with clock("terrain"), one_step(progress, "terrain"):
+            polygons = terrain_attributes(polygons, dem)
+        pixel_m2 = abs(plan.geobox.affine.a * plan.geobox.affine.e)
+        terrain = _report_terrain(dem, polygons, ground, drawing.flat, pixel_m2)
     with one_step(progress, "publish"):
-        outcome = Outcome(drawing.polygons, drawing.cells, threshold, records, failed, throughput)
+        outcome = Outcome(polygons, drawing.cells, threshold, records, failed, throughput, terrain)
         return publish_run(plan, config, store, clock, outcome)
+
+
+def _report_terrain(
+    dem: Dem, polygons: gpd.GeoDataFrame, ground: FlatGround | None, flat: FlatCount, pixel_m2: float
+) -> TerrainReport:
+    return TerrainReport(
+        source=dem.source,
+        attribution=dem.attribution,
+        polygons_without_dem=int((polygons.dem_share == 0).sum()),
+        min_slope_deg=ground.min_slope_deg if ground else None,
+        flat=flat if ground else None,
+        flat_m2=flat.flat_px * pixel_m2 if ground else None,
+    )

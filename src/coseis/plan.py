@@ -177,7 +177,7 @@ def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
     Raises:
         UsageError, InputRefusedError, UnreachableError: as `read_event` and `search_items` say.
     """
-    event = _event(search)
+    event = event_of(search)
     filters = SearchFilters(
         max_cloud=search.max_cloud,
         quality=search.quality,
@@ -220,7 +220,7 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
         scenes = inspect_scenes(found, model.card, policy_of(config.search))
         return _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
     plan = read_plan(kept, config.output.out)
-    _check_event(plan.found.event, _event(config.search), config.output.out)
+    _check_event(plan.found.event, event_of(config.search), config.output.out)
     again = _decide(config, plan.found, model, probe)
     _check_same(plan.identity, again.identity, config.output.out)
     return plan
@@ -356,7 +356,8 @@ def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> 
     return True
 
 
-def _event(search: SearchConfig) -> Event:
+def event_of(search: SearchConfig) -> Event:
+    """The event that a search is asked for. Raises as `read_event`."""
     return read_event(search.event_time, search.aoi, pre=search.pre, post=search.post)
 
 

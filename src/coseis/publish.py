@@ -122,6 +122,7 @@ OUTPUTS = {
     "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
     "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),
     "items.json": Output("Scenes used", pystac.MediaType.GEOJSON.value, "source"),
+    "dem.json": Output("Tiles of the DEM used", pystac.MediaType.JSON.value, "source"),
     "run.json": Output("Report of the run", pystac.MediaType.JSON.value, "metadata"),
     "item.json": Output("STAC item of the result", pystac.MediaType.GEOJSON.value, "metadata"),
     "index.html": Output("The map, in a browser", pystac.MediaType.HTML.value, "overview"),

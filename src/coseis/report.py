@@ -15,7 +15,9 @@ from coseis import __version__
 from coseis.change import CHANGES
 from coseis.config import MapConfig
 from coseis.cube import read_window
+from coseis.dem_search import DEM
 from coseis.errors import InputRefusedError
+from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, output_geobox, pixels_inside
 from coseis.objects import delete_object, get_object, list_objects, put_object
 from coseis.picture import draw_map, stretch_rgb
@@ -111,6 +113,21 @@ class ChangeTotal(Value):
     area_m2: float
 
 
+class TerrainReport(Value):
+    """What a DEM gave, and what the mask of flat ground took away."""
+
+    source: str
+    """Collections of the DEM, or its file."""
+    attribution: str | None
+    polygons_without_dem: int
+    min_slope_deg: float | None
+    """Of the mask; None: there was none."""
+    flat: FlatCount | None
+    """What the mask did to the pixels at or above the threshold; None: there was none."""
+    flat_m2: float | None
+    """Area that it took away."""
+
+
 class RunReport(Value):
     """run.json: what was run, how long it took, what it found, and what is missing."""
 
@@ -137,6 +154,8 @@ class RunReport(Value):
     seconds: dict[str, float]
     """Wall seconds a stage; of a resumed run, of its last part."""
     throughput: Throughput
+    terrain: TerrainReport | None = None
+    """None: no DEM was given."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +171,7 @@ class Outcome:
     """Of every chunk that is done, also of earlier parts of a resumed run."""
     failures: Sequence[FailedChunk]
     throughput: Throughput
+    terrain: TerrainReport | None = None
 
 
 def read_report(store: ObjectStore, out: str) -> RunReport:
@@ -297,14 +317,18 @@ def publish_run(
     delete_object(store, RUN)
     with clock("publish"):
         polygons = outcome.polygons
+        dem_credit = (outcome.terrain.attribution or "",) if outcome.terrain else ()
+        names = tuple(filter(None, (*_credits(plan), *dem_credit)))
         write_inventory(polygons, store, "landslides.parquet")
         write_cells(outcome.cells, store, "observed.parquet")
-        write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(_credits(plan)))
+        write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         for zone in plan.zones:
             _write_rasters(zone, store, config.output.out, _suffix(plan, zone))
         of_event = event_polygons(polygons)
         upload(draw_run(plan, of_event, outcome.threshold.value), store, "map.png")
-        write_stac_item(_summary(plan, of_event, outcome.threshold), store)
+        summary = _summary(plan, of_event, outcome.threshold)
+        assets = (*summary.assets, DEM) if outcome.terrain else summary.assets
+        write_stac_item(summary.model_copy(update={"attribution": names, "assets": assets}), store)
     report = _report(plan, config, clock.seconds, outcome)
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
@@ -432,6 +456,7 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         failed=tuple(sorted(outcome.failures, key=lambda failure: (failure.crs, failure.chunk))),
         seconds=seconds,
         throughput=outcome.throughput,
+        terrain=outcome.terrain,
     )
 
 
