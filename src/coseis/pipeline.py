@@ -218,7 +218,7 @@ def _predict_run(
         number, count = config.cluster.share
         chunks = plan.chunks(chunk_px)
         share = chunks[number * len(chunks) // count : (number + 1) * len(chunks) // count]
-        share = order_chunks(share, plan.geobox, config.cluster.first)
+        share = order_chunks(share, plan.geobox, config.cluster.first or _epicentre(plan))
     with clock("predict"):
         missing = [chunk for chunk in share if chunk.name not in done]
         bar = progress.add_task("predict", total=len(share), completed=len(share) - len(missing))
@@ -243,6 +243,12 @@ def _predict_run(
         connection(),
         PartReport(part=part, identity=identity, throughput=throughput, failed=tuple(failed)),
     )
+
+
+def _epicentre(plan: Plan) -> str | None:
+    """What is mapped first if nothing was asked for: near the epicentre, where the event file says it."""
+    place = plan.found.event.epicentre
+    return f"{place[0]},{place[1]}" if place else None
 
 
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:

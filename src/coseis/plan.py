@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 
 from affine import Affine
 from obstore.store import ObjectStore
@@ -30,6 +31,7 @@ from coseis.reader import BLOCK_PX, inspect_scene
 from coseis.search import SearchFilters, search_items
 from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
+from coseis.usgs import read_usgs
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
 
 ITEMS = "items.json"
@@ -291,7 +293,8 @@ def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> 
 
 
 def _event(search: SearchConfig) -> Event:
-    return read_event(search.event_time, search.aoi, pre=search.pre, post=search.post)
+    usgs = read_usgs(Path(search.event), min_intensity=search.min_intensity) if search.event else None
+    return read_event(search.event_time, search.aoi, pre=search.pre, post=search.post, usgs=usgs)
 
 
 def _check_event(kept: Event, now: Event, out: str) -> None:
