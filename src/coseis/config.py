@@ -92,6 +92,9 @@ class SearchConfig(Value):
     max_cloud: Annotated[float, Field(ge=0, le=100)] | None = Field(
         None, description="Most cloud cover of a scene, percent."
     )
+    max_snow: Annotated[float, Field(ge=0, le=100)] = Field(
+        10.0, description="Most snow of a scene before the event, percent: stated, or more than after it."
+    )
     quality: Words = Field(("standard",), description="Values of pl:quality_category to accept.")
     include: Words = Field((), description="Item ids to use in spite of filters or a straddling interval.")
     exclude: Words = Field((), description="Item ids never to use.")

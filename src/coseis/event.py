@@ -102,7 +102,7 @@ class Found(Value):
         for phase in PHASES:
             scenes = self.of_phase(phase)
             days = sorted({f"{moment:%Y-%m-%d}" for scene in scenes for moment in (scene.start, scene.end)})
-            kinds = Counter(scene.kind for scene in scenes)
+            kinds = Counter(("toa " if scene.level == "toa" else "") + scene.kind for scene in scenes)
             rows.append(
                 {
                     "phase": phase,

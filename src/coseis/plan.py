@@ -28,7 +28,7 @@ from coseis.grid import SceneIndex, native_resolution_m, output_geobox
 from coseis.model import Model, Precision, check_bands, load_model
 from coseis.objects import create_object, get_object, put_object
 from coseis.reader import BLOCK_PX, inspect_scene
-from coseis.search import SearchFilters, search_items
+from coseis.search import SearchFilters, drop_unlike, search_items
 from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
 from coseis.usgs import read_usgs
@@ -128,6 +128,7 @@ def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
     event = _event(search)
     filters = SearchFilters(
         max_cloud=search.max_cloud,
+        max_snow=search.max_snow,
         quality=search.quality,
         include=search.include,
         exclude=search.exclude,
@@ -166,7 +167,13 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
     if kept is None:
         found = find_scenes(config.search, model.card)
         scenes = inspect_scenes(found, model.card, policy_of(config.search))
-        return _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
+        found = drop_unlike(
+            found.model_copy(update={"scenes": scenes}),
+            max_snow=config.search.max_snow,
+            include=config.search.include,
+            allow_missing_pre=config.search.allow_missing_pre,
+        )
+        return _decide(config, found, model, probe)
     plan = read_plan(kept, config.output.out)
     _check_event(plan.found.event, _event(config.search), config.output.out)
     again = _decide(config, plan.found, model, probe)

@@ -12,6 +12,9 @@ PHASES: tuple[Phase, Phase] = ("pre", "post")
 InputKind = Literal["display", "reflectance"]
 """display: 8-bit red-green-blue as shown to people, 0-255; reflectance: 0-1 after scale and offset."""
 
+Level = Literal["surface", "toa"]
+"""Where reflectance is meant: at the ground, or at the top of the atmosphere with the air's own light."""
+
 CODE_SCALE = 200
 """Probability codes per unit: code = round(200 p), so that every threshold of two decimals is exact."""
 CODE_FILL = 255
@@ -82,6 +85,17 @@ class Percentiles(Value):
     p98: float
 
 
+class Cover(Value):
+    """What a scene's overview shows of leaves and snow, over its clear pixels."""
+
+    index: Literal["ndvi", "grvi"]
+    """(nir - red) / (nir + red), or where nir is not read (green - red) / (green + red)."""
+    greenness: float
+    """Median of that index, -1 to 1."""
+    white_percent: float
+    """Share of pixels that are bright and colourless, 0-100: snow, or cloud."""
+
+
 class Scene(Value):
     """One STAC item resolved to the files that a worker reads: plain data, nothing open, nothing signed."""
 
@@ -107,6 +121,13 @@ class Scene(Value):
     """Per band, from the scene's overview, measured once when the run is planned."""
     attribution: str | None = None
     licence: str | None = None
+    level: Level = "surface"
+    sun_azimuth_deg: float | None = None
+    """Clockwise from north; None where the item does not say."""
+    sun_elevation_deg: float | None = None
+    """Above the horizon; None where the item does not say."""
+    cover: Cover | None = None
+    """Measured with `statistics`; None where it cannot be."""
 
     def source(self, band: str) -> BandSource:
         """The source of a band by its common name. Raises KeyError if the scene lacks it."""
