@@ -181,6 +181,16 @@ def test_the_season_decides_before_the_event_and_the_day_after_it(tmp_path):
     assert found.scenes[0].sun_azimuth_deg == 150
 
 
+def test_top_of_atmosphere_is_named(tmp_path):
+    hazy = item("hazy", timedelta(days=1))
+    hazy["assets"]["a"] |= {
+        "pl:asset_type": "ortho_analytic_4b", "raster:bands": [{"data_type": "uint16", "scale": 2e-5}] * 4,
+    }  # fmt: skip
+    found = search(tmp_path, PRE, hazy)
+    assert [scene.level for scene in found.scenes] == ["surface", "toa"]
+    assert [row["kinds"] for row in found.summary()] == ["1 display", "1 toa reflectance"]
+
+
 def test_unknown_included_item(tmp_path):
     with pytest.raises(InputRefusedError, match=r"no item typo to include. Searched all collections"):
         search(tmp_path, PRE, POST, filters=SearchFilters(include=("typo",)))

@@ -35,6 +35,7 @@ from coseis.geotiff import (
     read_header,
 )
 from coseis.grid import crs_of, footprint_bounds
+from coseis.haze import path_reflectance, without_haze
 from coseis.season import measure_cover
 from coseis.types import BandSource, Percentiles, Scene
 from coseis.windows import HALO_PX
@@ -138,7 +139,8 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
     Reads the headers and a decimated image of at most 512 px a side (the overviews of a COG), once, when a
     run is planned; the percentiles go into items.json, so that no normalization depends on a window. Where a
     usable data mask lies on the scene's own grid, only its clear pixels count: a few clouds would stretch
-    the range until forest and scars look alike.
+    the range until forest and scars look alike. From a scene at the top of the atmosphere the light of the
+    air is taken off first (`haze.without_haze`).
 
     Raises:
         InputRefusedError: a file cannot be opened, has no CRS, lacks a band, or holds no valid pixel.
@@ -165,6 +167,10 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
                     f"{tiff.label} holds no valid pixel; exclude it with --exclude {scene.item_id}"
                 )
             statistics[source.band], overviews[source.band] = measured, band
+    if scene.level == "toa":
+        for name, path in path_reflectance(statistics).items():
+            overviews[name] = overviews[name] - path
+        scene, statistics = without_haze(scene, statistics)
     cover = measure_cover(overviews, scene.kind)
     return scene.model_copy(update={"statistics": statistics, "resolution_m": resolution_m, "cover": cover})
 

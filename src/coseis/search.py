@@ -289,6 +289,7 @@ def _build_scene(
         udm2=resolved.udm2,
         attribution=", ".join(str(provider["name"]) for provider in providers if "name" in provider) or None,
         licence=str(licence) if licence else None,
+        level=resolved.level,
         sun_azimuth_deg=_degrees(properties, "view:sun_azimuth"),
         sun_elevation_deg=_degrees(properties, "view:sun_elevation"),
     )
