@@ -66,7 +66,9 @@ Setting = TypeVar("Setting", bound=Value)
 class SearchConfig(Value):
     """Which scenes are used."""
 
-    catalog: str = Field(description="STAC API, static catalog or item collection: address or path.")
+    catalog: str = Field(
+        description="STAC API, static catalog, item collection or stac-geoparquet file: address or path."
+    )
     event: str | None = Field(
         None,
         description="USGS file of the event: its GeoJSON, or its ShakeMap's grid.xml or contours. Gives the "

@@ -101,7 +101,8 @@ def search_items(
     `season.order_scenes` says which come first.
 
     Args:
-        catalog: STAC API, static catalog or collection (address, file or folder), or an ItemCollection file.
+        catalog: STAC API, static catalog or collection (address, file or folder), an ItemCollection or a
+            stac-geoparquet file.
             Planet's API gets its key from PL_API_KEY.
         event: Time, area and windows.
         collections: Ids to search; empty: all.
