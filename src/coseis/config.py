@@ -17,8 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticKnownError
 
 from coseis.errors import UsageError
-from coseis.types import Value
-from coseis.usgs import MIN_INTENSITY
+from coseis.types import MIN_INTENSITY, Value
 
 
 def as_tuple(value: object) -> object:

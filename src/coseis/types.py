@@ -25,6 +25,13 @@ SCENE_FILL = 65535
 LABEL_IGNORE = 255
 """Label of a pixel whose truth is not known: it counts neither in training nor in scores."""
 
+MIN_INTENSITY = 6.0
+"""Modified Mercalli. Below it disrupted slides and falls, by far the most of all, are exceptions.
+
+Reference: Keefer 1984, doi:10.1130/0016-7606(1984)95<406:LCBE>2.0.CO;2, has VI as the predominant least
+intensity of disrupted slides and falls, VII of coherent slides, and single slides down to IV.
+"""
+
 CONTEXT_INCOMPLETE = 0x80
 """Status bit: a missing pixel lies within the network's reach, so the prediction saw filled values."""
 

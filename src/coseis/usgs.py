@@ -24,14 +24,8 @@ from shapely.errors import GEOSException
 from shapely.geometry.base import BaseGeometry
 
 from coseis.errors import UsageError
-from coseis.types import Value
+from coseis.types import MIN_INTENSITY, Value
 
-MIN_INTENSITY = 6.0
-"""Modified Mercalli. Below it disrupted slides and falls, by far the most of all, are exceptions.
-
-Reference: Keefer 1984, doi:10.1130/0016-7606(1984)95<406:LCBE>2.0.CO;2, has VI as the predominant least
-intensity of disrupted slides and falls, VII of coherent slides, and single slides down to IV.
-"""
 MAX_FILE_BYTES = 64 * 2**20
 """A grid of 1000 x 1000 points has some 60 MB; those of the USGS have a tenth of that."""
 MAX_POINTS = 4_000_000
