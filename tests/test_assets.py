@@ -53,6 +53,10 @@ def test_real_items_of_note(real_data):
     eight = resolve(items["20220822_111828_50_249d"], BGRN)
     assert [source.index for source in eight.sources] == [2, 4, 6, 8]
     assert eight.udm2.href.endswith("_3B_udm2_clip.tif")
+    every = ("coastal", "blue", "green", "yellow", "red", "rededge", "nir")  # green_i has no common name
+    assert [source.index for source in resolve(items["20220822_111828_50_249d"], every).sources] == [
+        1, 2, 4, 5, 6, 7, 8,
+    ]  # fmt: skip
     brandenburg = resolve(items["2024-08-13_analysis_ready_ps_sr"])
     assert {source.nodata for source in brandenburg.sources} == {-999}
     assert [source.index for source in brandenburg.sources] == [3, 2, 1, 4]
@@ -69,12 +73,59 @@ def test_real_examples_resolve_or_say_why(real_data):
     assert answers["20221003_011846_ssc2d3_0010"] == "display"  # SkySatScene
     assert answers["20190813_013745_5254519_RapidEye-3"] == "display"  # bands not listed
     refused = {item_id: answer for item_id, answer in answers.items() if answer not in KINDS}
-    assert len(refused) == 7
-    assert "analytic: top of the atmosphere" in refused["20210129_075502_95_2223"]
+    assert len(refused) == 6
+    assert answers["20210129_075502_95_2223"] == "reflectance"  # at the top of the atmosphere
     assert "not orthorectified" in refused["2019-04-04T015035_RE2"]
     assert "ortho_pansharpened: raw numbers" in refused["20221003_011846_ssc2_u0001"]
     for item_id in ("20220125_075509_67_1061", "20220125_075511_17_1061", "20220125_075650_17_1061"):
         assert "names, not files (a Planet Data API answer); order or activate" in refused[item_id]
+
+
+def test_real_top_of_atmosphere_item_has_a_scale_a_band(real_data):
+    (item,) = (
+        item for item in _real_items(real_data / "planet_stac") if item["id"] == "20210129_075502_95_2223"
+    )
+    resolved = resolve(item, BGRN)
+    assert (resolved.kind, resolved.level) == ("reflectance", "toa")
+    assert [source.index for source in resolved.sources] == [1, 2, 3, 4]
+    scales = [source.scale for source in resolved.sources]
+    assert scales == [2.00015317019e-05, 2.16932146323e-05, 2.61107788024e-05, 4.13267975929e-05]
+    with pytest.raises(InputRefusedError, match="no asset has bands red, green, blue as display"):
+        resolve(item, kinds=("display",))
+
+
+def toa(product: str = "ortho_analytic_4b", **facts) -> dict:
+    """Planet's product: its bands are known by its name."""
+    count = 8 if "8b" in product else 4
+    asset = {"href": "x.tif", "type": "image/tiff", "roles": ["data"], "pl:asset_type": product}
+    return asset | {"raster:bands": [{"data_type": "uint16", **facts} for _ in range(count)]}
+
+
+def test_top_of_atmosphere_is_the_last_choice():
+    surface = {"href": "sr.tif", "type": "image/tiff", "pl:asset_type": "ortho_analytic_8b_sr"}
+    visual = geotiff(data_type="uint8") | {"pl:asset_type": "ortho_visual"}
+    assets = {"a": toa(scale=2e-5), "b": surface, "c": visual}
+    for kinds in (KINDS, KINDS[::-1]):
+        chosen = resolve({"assets": assets}, kinds=kinds)
+        assert (chosen.kind, chosen.level) == (kinds[0], "surface")
+    left = {"assets": {"a": assets["a"]}}
+    assert resolve(left).level == "toa"
+    # Beside a visual without nir it is all that fits.
+    assert resolve({"assets": {"a": assets["a"], "c": visual}}, BGRN).level == "toa"
+
+
+def test_eight_bands_at_the_top_of_the_atmosphere():
+    resolved = resolve({"assets": {"a": toa("ortho_analytic_8b", scale=2e-5)}}, ("green_i", *BGRN))
+    assert [(source.index, source.scale) for source in resolved.sources] == [
+        (index, 2e-5) for index in (3, 2, 4, 6, 8)
+    ]
+
+
+@pytest.mark.parametrize("scale", [None, 0, -2e-5, 0.01])
+def test_numbers_that_are_no_reflectance_are_refused(scale):
+    facts = {} if scale is None else {"scale": scale}
+    with pytest.raises(InputRefusedError, match=r"top of the atmosphere without a scale a band .*XML"):
+        resolve({"assets": {"a": toa(**facts)}})
 
 
 def test_real_scenes_resolve(real_data):

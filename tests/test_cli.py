@@ -455,7 +455,7 @@ def test_a_tls_scheduler_needs_certificates():
     ("words", "said"),
     [
         (["mpa"], "No such command 'mpa'. Did you mean 'map'?; see coseis --help"),
-        (["map", "--event_time", "x"], "No such option '--event_time'. Did you mean '--event-time'?"),
+        (["map", "--min_area", "x"], "No such option '--min_area'. Did you mean '--min-area'?"),
         (["map", "--colection", "x"], "Did you mean one of: '--collection', "),
         (["map", "--catalog"], "Option '--catalog' requires an argument"),
         (["map", "a.yaml", "b.yaml"], "unexpected extra argument (b.yaml); see coseis map --help"),
@@ -475,6 +475,27 @@ def test_a_typo_ends_with_2_and_says_what_was_meant(coseis, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert said in coseis(*words).refused(2)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_event_file_gives_the_time_and_what_is_mapped_first(coseis, job, workers, monkeypatch):
+    path = job.folder / "event.json"
+    milliseconds = int(EVENT_TIME.timestamp() * 1000)
+    place = {"type": "Point", "coordinates": [141.9294, 42.6861, 35]}
+    path.write_text(json.dumps({"type": "Feature", "properties": {"time": milliseconds}, "geometry": place}))
+    asked = []
+    monkeypatch.setattr(
+        "coseis.pipeline.order_chunks", lambda chunks, geobox, first: asked.append(first) or list(chunks)
+    )
+    assert coseis(*job.words(event_time=None, event=path)).code == 0
+    assert json.loads((job.out / "items.json").read_text())["found"]["event"]["epicentre"] == [
+        141.9294,
+        42.6861,
+    ]
+    assert coseis(*job.words("--resume", event_time=None, event=path, first="142,43")).code == 0
+    assert asked == ["141.9294,42.6861", "142,43"]
+    path.write_text("{}")
+    line = coseis(*job.words("--resume", event_time=None, event=path)).refused(2)
+    assert f"event file {path}: it holds 1 features, not one event; expected a USGS event" in line
 
 
 def test_a_typo_in_the_file_is_named_there(coseis, job):

@@ -202,6 +202,18 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
         load_config(path, {"aoi": "1,2,3,4"})
 
 
+def test_an_event_file_stands_in_for_time_and_area():
+    given = {"catalog": "c", "out": "run"}
+    search = load_config(None, given | {"event": "grid.xml", "min_intensity": "5.5"}).search
+    assert (search.aoi, search.event_time, search.min_intensity) == (None, None, 5.5)
+    search = load_config(None, given | {"event": "grid.xml", "aoi": "1,2,3,4"}).search
+    assert (search.aoi, search.event_time) == ("1,2,3,4", None)
+    with pytest.raises(UsageError, match=r"^--aoi missing$"):
+        load_config(None, given | {"event_time": "t"})
+    with pytest.raises(UsageError, match=r"--min-intensity is '11'; expected less than or equal to 10"):
+        load_config(None, REQUIRED | {"min_intensity": "11"})
+
+
 def test_all_mistakes_are_named_at_once():
     with pytest.raises(UsageError, match=r"--out missing; --batch is '0'; .*--workers is 'x'"):
         load_config(None, {"catalog": "a", "aoi": "a", "event_time": "t", "batch": "0", "workers": "x"})

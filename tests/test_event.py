@@ -14,6 +14,7 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from coseis.errors import UsageError
 from coseis.event import POST_DAYS, PRE_DAYS, Event, Found, read_event
 from coseis.types import BandSource, Scene
+from coseis.usgs import UsgsEvent
 
 TIME = "2018-09-05T18:08:00Z"
 BOX = "142.0170,42.7466,142.0920,42.7814"
@@ -199,3 +200,37 @@ def test_found_reads_back_equal_and_sums_up():
     assert pre == {"phase": "pre", "scenes": "0", "dates": "", "kinds": "", "AOI covered": "0.0 %"}
     assert post["dates"] == "2018-09-05 to 2018-09-08"
     assert post["AOI covered"] == "50.0 %"
+
+
+def test_a_usgs_file_gives_what_the_user_does_not():
+    area = shapely.geometry.mapping(box(141, 42, 142, 43))
+    usgs = UsgsEvent(time=datetime(2018, 9, 5, 18, 8, tzinfo=UTC), epicentre=(141.9, 42.7), area=area)
+    event = read_event(None, None, usgs=usgs)
+    assert (event.time, event.epicentre) == (usgs.time, (141.9, 42.7))
+    assert shapely.geometry.shape(event.aoi).equals(box(141, 42, 142, 43))
+    assert Event.model_validate_json(event.model_dump_json()) == event
+    event = read_event("2018-09-06T00:00:00Z", BOX, usgs=usgs)
+    assert event.time == datetime(2018, 9, 6, tzinfo=UTC)
+    assert event.aoi == read_event(TIME, BOX).aoi
+
+
+@pytest.mark.parametrize(
+    ("usgs", "message"),
+    [
+        (UsgsEvent(area={}), "contours only, which say no time; give --event-time"),
+        (
+            UsgsEvent(time=datetime(2018, 9, 5, tzinfo=UTC), shakemap="https://a.gov/grid.xml"),
+            r"give --aoi, or as --event the grid.xml of its ShakeMap, such as https://a\.gov/grid\.xml$",
+        ),
+        (UsgsEvent(time=datetime(2018, 9, 5, tzinfo=UTC)), "the grid.xml of its ShakeMap$"),
+        (
+            UsgsEvent(
+                time=datetime(2018, 9, 5, tzinfo=UTC), area=shapely.geometry.mapping(box(170, 0, 190, 1))
+            ),
+            "AOI reaches 170,0,190,1; expected degrees",
+        ),
+    ],
+)
+def test_what_a_usgs_file_does_not_say_is_asked_for(usgs, message):
+    with pytest.raises(UsageError, match=message):
+        read_event(None, None, usgs=usgs)

@@ -23,6 +23,7 @@ EVENTS = {
     ),
     "sentinel2": (
         "--collection", "sentinel-2", "--aoi", "141.8904,42.6824,142.0280,42.7695", "--force-resolution",
+        "--include", "iburi_pre_s2",  # its snow would else have it refused
     ),
 }  # fmt: skip
 CORE = ("--core", "256")

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from coseis.catalogs import Query
 from coseis.config import OutputConfig
+from coseis.errors import InputRefusedError
+from coseis.event import read_event
 from coseis.objects import get_object, open_store
 from coseis.pipeline import finish_run
 from coseis.plan import ITEMS, read_plan
+from coseis.search import search_items
 from coseis.store import open_arrays, read_records
+from test_geoparquet import WORLD, YEARS, item, read, write
 from test_pipeline import client, found, model, reference, run  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -65,3 +70,17 @@ def test_parts_at_once_on_s3_make_one_plan(bucket, reference, run, client):  # n
     here, there = open_arrays(str(reference[0]), plan.geobox), open_arrays(bucket, plan.geobox)
     for name in here:
         np.testing.assert_array_equal(here[name][:], there[name][:], err_msg=name)
+
+
+def test_a_stac_geoparquet_catalog_in_a_bucket(bucket, tmp_path):
+    path = write(tmp_path / "items.parquet", [item("a", href="./a.tif"), item("b", days=900)])
+    boto3.client("s3").upload_file(str(path), "maps", "catalogs/items.parquet")
+    catalog = "s3://maps/catalogs/items.parquet"
+    local, there = (read(address, Query((), WORLD, (YEARS,))) for address in (path, catalog))
+    assert [record.item for record in there.records] == [record.item for record in local.records]
+    event = read_event("2018-09-04T18:08:00Z", "142.1,42.1,142.9,42.9")
+    scenes = search_items(catalog, event, allow_missing_pre=True).scenes
+    assert [scene.sources[0].href for scene in scenes] == ["s3://maps/catalogs/a.tif"]
+    for missing in ("s3://maps/none.parquet", "s3://nobucket/items.parquet"):
+        with pytest.raises(InputRefusedError, match=r"cannot be read as stac-geoparquet|denies access"):
+            read(missing)

@@ -149,6 +149,48 @@ def test_straddling_item_is_refused_by_name_unless_included(tmp_path):
     assert found.refused == ()
 
 
+def test_snow_before_the_event_is_refused_by_name_unless_included(tmp_path):
+    items = [PRE, item("snowy-post", timedelta(days=1), **{"eo:snow_cover": 90})]
+    fields = ("eo:snow_cover", "pl:snow_ice_percent", "snow_ice_percent")
+    items += [item(f"s{n}", timedelta(days=-2), **{field: 11}) for n, field in enumerate(fields)]
+    items.append(item("little", timedelta(days=-3), **{"eo:snow_cover": 10}))
+    found = search(tmp_path, *items)
+    assert set(names(found)) == {"pre", "little", "snowy-post"}
+    assert [(r.item_id, r.reason) for r in found.refused] == [
+        (f"s{n}", f"11 % of it is snow, more than --max-snow 10; to use it: --include s{n}") for n in range(3)
+    ]
+    assert "3 snowier than 10 %" in found.searched
+    found = search(tmp_path, *items, filters=SearchFilters(include=("s1",)))
+    assert "s1" in names(found)
+    with pytest.raises(InputRefusedError, match=r"no scene before the event.* s0: 11 % of it is snow"):
+        search(tmp_path, *items[1:5])
+    assert len(search(tmp_path, *items, filters=SearchFilters(max_snow=11)).scenes) == 6
+
+
+def test_the_season_decides_before_the_event_and_the_day_after_it(tmp_path):
+    sun = {"view:sun_azimuth": 150.0, "view:sun_elevation": 45.0}
+    items = [
+        item("winter", timedelta(days=-170), **{"eo:cloud_cover": 0}),
+        item("last-year", timedelta(days=-350), **{"eo:cloud_cover": 5}, **sun),
+        item("sooner", timedelta(days=2), **{"eo:cloud_cover": 5}, **sun),
+        item("later", timedelta(days=9), **{"eo:cloud_cover": 0}),
+    ]
+    found = search(tmp_path, *items)
+    assert names(found) == ["last-year", "winter", "sooner", "later"]
+    assert [scene.sun_elevation_deg for scene in found.scenes] == [45, None, 45, None]
+    assert found.scenes[0].sun_azimuth_deg == 150
+
+
+def test_top_of_atmosphere_is_named(tmp_path):
+    hazy = item("hazy", timedelta(days=1))
+    hazy["assets"]["a"] |= {
+        "pl:asset_type": "ortho_analytic_4b", "raster:bands": [{"data_type": "uint16", "scale": 2e-5}] * 4,
+    }  # fmt: skip
+    found = search(tmp_path, PRE, hazy)
+    assert [scene.level for scene in found.scenes] == ["surface", "toa"]
+    assert [row["kinds"] for row in found.summary()] == ["1 display", "1 toa reflectance"]
+
+
 def test_unknown_included_item(tmp_path):
     with pytest.raises(InputRefusedError, match=r"no item typo to include. Searched all collections"):
         search(tmp_path, PRE, POST, filters=SearchFilters(include=("typo",)))

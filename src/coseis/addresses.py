@@ -101,6 +101,10 @@ def absolute_address(href: str, base: str) -> str:
         return href
     if scheme_of(base) in WEB:
         return urljoin(base, href)
+    if is_remote(base):
+        scheme, _, place = base.partition("://")
+        joined = urljoin(f"https://{place}", href)  # urljoin knows no buckets
+        return scheme + joined.removeprefix("https")
     return str(Path(base).parent / href)
 
 
@@ -310,11 +314,13 @@ def _check_host(address: str, policy: AddressPolicy) -> None:
         raise AddressRefusedError(f"{shown} is no valid address", host=host)
     if {host, host if is_bucket else name} & {allowed.lower() for allowed in policy.allow_hosts}:
         return
-    if scheme_of(policy.catalog) not in WEB or host != host_of(policy.catalog):
+    if scheme_of(policy.catalog) not in (*WEB, *BUCKETS) or host != host_of(policy.catalog):
         raise AddressRefusedError(
             f"{shown} lies on {host}, which is not the catalog's own host; to trust it: --allow-host {host}",
             host=host,
         )
+    if is_bucket:
+        return
     for ip in _resolve(name, shown):
         typed = name in ("localhost", f"[{ip}]", str(ip)) and not ip.is_link_local
         if not typed and (not ip.is_global or ip.is_multicast):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from coseis.errors import InputRefusedError
-from coseis.types import BandSource, InputKind, Value
+from coseis.types import BandSource, InputKind, Level, Value
 
 SURFACE_REFLECTANCE = (
     "ortho_analytic_4b_sr",  # PSScene; before the 8-band product: the same bands in half the bytes
@@ -20,18 +20,29 @@ SURFACE_REFLECTANCE = (
     "ps4b_analytic_sr",
 )
 """Planet's `pl:asset_type` with surface reflectance, the preferred one first."""
+TOP_OF_ATMOSPHERE = (
+    "ortho_analytic_4b",  # PSScene
+    "ortho_analytic_8b",
+    "ortho_analytic",  # SkySat
+    "analytic",  # PSOrthoTile, and PSScene of old
+)
+"""Planet's `pl:asset_type` of reflectance with the air's own light in it, the preferred one first."""
 VISUAL = ("ortho_visual", "visual")
 """Planet's `pl:asset_type` with 8-bit red-green-blue, the preferred one first."""
 
+_EIGHT = ("coastal", "blue", "green_i", "green", "yellow", "red", "rededge", "nir")
 PRODUCT_BANDS: Mapping[str, tuple[str, ...]] = {
-    "ortho_analytic_4b_sr": ("blue", "green", "red", "nir"),
-    "ortho_analytic_8b_sr": ("coastal", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"),
+    **dict.fromkeys(("ortho_analytic_4b_sr", "ortho_analytic_4b"), ("blue", "green", "red", "nir")),
+    **dict.fromkeys(("ortho_analytic_8b_sr", "ortho_analytic_8b"), _EIGHT),
     "ortho_analytic_sr": ("blue", "green", "red", "nir"),
     **dict.fromkeys(VISUAL, ("red", "green", "blue")),
 }
 """Band order by Planet's product specification, for items that do not list their bands."""
 PLANET_SR_SCALE = 1e-4
 """Stored number to surface reflectance in Planet's SR products, for items that do not say."""
+
+MOST_TOA_SCALE = 1e-3
+"""Reflectance coefficients are about 2e-5 to 4e-5; 0.01, as in some old products, would give radiance."""
 
 UDM2 = ("ortho_udm2", "udm2", "ortho_analytic_udm2", "ortho_pansharpened_udm2")
 """Planet's `pl:asset_type` of the usable data mask with eight bands, the preferred one first."""
@@ -50,6 +61,7 @@ class Resolved(Value):
     """Where the wanted bands of one item lie."""
 
     kind: InputKind
+    level: Level
     sources: tuple[BandSource, ...]
     """One a wanted band, in the order asked for; then near infrared, where the same file has it."""
     udm2: BandSource | None
@@ -86,8 +98,9 @@ def resolve_assets(
     `reflectance` if Planet calls it surface reflectance, or if its numbers have a scale: role `reflectance`,
     or a 16-bit `data` asset with `scale`. One asset with all bands is preferred, then one asset a band.
 
-    Top-of-atmosphere products (`analytic`, level 1) are refused though their scale is known: the models'
-    reflectance stretch is made for the surface, and haze would shift every probability.
+    Where nothing else fits and reflectance is accepted, Planet's product at the top of the atmosphere is
+    taken, by its scale a band: what the air adds to it is taken off when the scene is measured (`haze`).
+    Other level 1 products are refused: their scales mean radiance as often as reflectance.
 
     Args:
         item: STAC item, or a Planet Data API answer (always refused: its assets are names only).
@@ -101,8 +114,11 @@ def resolve_assets(
     """
     assets = _assets(item)
     usable: set[str] = set()
-    for kind in kinds:
-        fitting = _fitting(item, assets, kind)
+    wanted: list[tuple[InputKind, Level]] = [(kind, "surface") for kind in kinds]
+    if "reflectance" in kinds:
+        wanted.append(("reflectance", "toa"))
+    for kind, level in wanted:
+        fitting = _fitting(item, assets, kind, level)
         usable |= {layer.name for layers in fitting for layer in layers if layer.name}
         layers = _choose(fitting, bands)
         if layers:
@@ -113,6 +129,7 @@ def resolve_assets(
             )
             return Resolved(
                 kind=kind,
+                level=level,
                 sources=sources,
                 udm2=_find_udm2(assets, admit),
                 resolution_m=_resolution_m(item, assets, layers),
@@ -136,13 +153,19 @@ def _assets(item: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _fitting(
-    item: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]], kind: InputKind
+    item: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]], kind: InputKind, level: Level
 ) -> list[list[_Layer]]:
     """The layers of each asset of a kind, the preferred asset first."""
+    products = TOP_OF_ATMOSPHERE if level == "toa" else SURFACE_REFLECTANCE
+    preferred = VISUAL if kind == "display" else products
+
+    def fits(asset: Mapping[str, Any], layers: Sequence[_Layer]) -> bool:
+        return _fits_toa(asset, layers) if level == "toa" else _fits(item, asset, layers, kind)
+
     return [
         layers
-        for key in sorted(assets, key=lambda key: _rank(assets[key], kind))
-        if (layers := list(_layers(key, assets[key]))) and _fits(item, assets[key], layers, kind)
+        for key in sorted(assets, key=lambda key: _rank(assets[key], preferred))
+        if (layers := list(_layers(key, assets[key]))) and fits(assets[key], layers)
     ]
 
 
@@ -171,8 +194,7 @@ def _pick(layers: Sequence[_Layer], bands: Sequence[str]) -> list[_Layer]:
     return [first[band] for band in bands] if set(bands) <= set(first) else []
 
 
-def _rank(asset: Mapping[str, Any], kind: InputKind) -> int:
-    preferred = SURFACE_REFLECTANCE if kind == "reflectance" else VISUAL
+def _rank(asset: Mapping[str, Any], preferred: Sequence[str]) -> int:
     product = asset.get("pl:asset_type")
     return preferred.index(product) if product in preferred else len(preferred)
 
@@ -197,6 +219,11 @@ def _fits(
         return "reflectance" in roles
     scaled = all(layer.scale is not None for layer in layers) and "uint8" not in types
     return scaled and not {"reflectance", "data"}.isdisjoint(roles)
+
+
+def _fits_toa(asset: Mapping[str, Any], layers: Sequence[_Layer]) -> bool:
+    scaled = all(layer.scale is not None and 0 < layer.scale <= MOST_TOA_SCALE for layer in layers)
+    return scaled and asset.get("pl:asset_type") in TOP_OF_ATMOSPHERE and is_geotiff(asset)
 
 
 def is_geotiff(asset: Mapping[str, Any]) -> bool:
@@ -319,6 +346,11 @@ def _why_not(
         problem = "not orthorectified, so no pixel has a place on the map"
     elif any("pansharpened" in product or "panchromatic" in product for product in images):
         problem = "raw numbers that no scale turns into reflectance"
+    elif any(name in TOP_OF_ATMOSPHERE for name in images):
+        problem = (
+            "top of the atmosphere without a scale a band (the reflectanceCoefficient of its XML, as "
+            f"raster:bands scale); expected that, or surface reflectance, such as {SURFACE_REFLECTANCE[0]}"
+        )
     elif level.startswith("L1") or any("analytic" in name and "_sr" not in name for name in images):
         problem = f"top of the atmosphere; expected surface reflectance, such as {SURFACE_REFLECTANCE[0]}"
     else:

@@ -1,4 +1,4 @@
-"""In: the address of a STAC API, a static catalog or an item file. Out: its items as plain documents.
+"""In: the address of a STAC API, a static catalog or a file of items. Out: its items as plain documents.
 
 Static catalogs are walked here rather than by pystac, so that every link is checked before it is opened and
 one bad link does not end the walk.
@@ -20,6 +20,7 @@ from pystac_client.stac_api_io import StacApiIO
 from requests.auth import AuthBase
 
 from coseis.addresses import (
+    BUCKETS,
     AddressPolicy,
     absolute_address,
     check_address,
@@ -31,6 +32,7 @@ from coseis.addresses import (
 )
 from coseis.errors import CoseisError, InputRefusedError, UnreachableError
 from coseis.event import Refused, Window
+from coseis.geoparquet import is_parquet, read_items
 
 MAX_DOCUMENTS = 20_000
 """Most documents of one walk, and most items of one API search: more is a catalog to be narrowed."""
@@ -79,18 +81,19 @@ def catalog_address(catalog: str) -> str:
         InputRefusedError: a scheme that catalogs are not read from.
     """
     scheme = urlsplit(catalog).scheme
-    if scheme in ("http", "https"):
+    if scheme in ("http", "https") or (scheme in BUCKETS and is_parquet(catalog)):
         return catalog
     if "://" in catalog and scheme != "file":
         raise InputRefusedError(
-            f"catalog {public_form(catalog)} starts with {scheme}://; expected http, https or a path"
+            f"catalog {public_form(catalog)} starts with {scheme}://; expected http, https or a path; a "
+            "stac-geoparquet file (.parquet) may lie in a bucket"
         )
     path = Path(urlsplit(catalog).path if scheme == "file" else catalog).expanduser().absolute()
     return str(path / "catalog.json" if path.is_dir() else path)
 
 
 def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
-    """Read the items of a STAC API, a static catalog or collection, or an ItemCollection file.
+    """Read the items of a STAC API, a static catalog or collection, an ItemCollection or a stac-geoparquet.
 
     Args:
         address: What `catalog_address` gave.
@@ -108,6 +111,8 @@ def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
             checked = check_address(link, policy)
             return _read_remote(checked, session) if is_remote(checked) else _read_file(Path(checked))
 
+        if is_parquet(address):
+            return _read_table(check_address(address, policy), query, session)
         document = read(address)
         if document.get("type") not in ("Catalog", "Collection", "Feature", "FeatureCollection"):
             raise InputRefusedError(
@@ -122,6 +127,21 @@ def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
         if _is_api(document):
             return _search_api(address, document, query, session)
         return _walk(address, document, query, read)
+
+
+def _read_table(address: str, query: Query, session: requests.Session) -> Content:
+    table = read_items(
+        address, session, collections=query.collections, bbox=query.bbox, windows=query.windows
+    )
+    missing = [name for name in query.collections if name not in table.known]
+    if missing and not table.items:
+        _refuse_unknown(missing, sorted(table.known), public_form(address))
+    _check_count(len(table.items), public_form(address))
+    records = [
+        Record(item, _self_address(item) or address, table.collections.get(str(item.get("collection")), {}))
+        for item in table.items
+    ]
+    return Content(records, [])
 
 
 class _PlanetKey(AuthBase):

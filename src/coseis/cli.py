@@ -166,7 +166,9 @@ def search(model: str | None, out: Path | None, **options: Any) -> None:
     Console().print(table)
     for scene in found.scenes:
         cloud = "cloud cover unknown" if scene.cloud_cover is None else f"cloud {scene.cloud_cover:g} %"
-        click.echo(_one_line(f"{scene.phase:4} {scene.item_id}  {scene.start:%Y-%m-%d %H:%M}Z  {cloud}"))
+        level = "  top of the atmosphere" if scene.level == "toa" else ""
+        when = f"{scene.start:%Y-%m-%d %H:%M}Z"
+        click.echo(_one_line(f"{scene.phase:4} {scene.item_id}  {when}  {cloud}{level}"))
     click.echo(f"assets lie on: {', '.join(found.hosts)}")
     for refused in found.refused:
         click.echo(_one_line(f"refused {refused.item_id}: {refused.reason}"))

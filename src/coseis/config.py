@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_or
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticKnownError
 
 from coseis.errors import UsageError
-from coseis.types import MASKABLE, MASKED, Value
+from coseis.types import MASKABLE, MASKED, MIN_INTENSITY, Value
 
 
 def as_tuple(value: object) -> object:
@@ -75,14 +75,36 @@ Setting = TypeVar("Setting", bound=Value)
 class SearchConfig(Value):
     """Which scenes are used."""
 
-    catalog: str = Field(description="STAC API, static catalog or item collection: address or path.")
-    aoi: Area = Field(description="File of polygons (any CRS), or west,south,east,north in degrees.")
-    event_time: str = Field(description="ISO time with its zone, e.g. 2018-09-05T18:08:00Z.")
+    catalog: str = Field(
+        description="STAC API, static catalog, item collection or stac-geoparquet file: address or path."
+    )
+    event: str | None = Field(
+        None,
+        description="USGS file of the event: its GeoJSON, or its ShakeMap's grid.xml or contours. Gives the "
+        "time and, of a ShakeMap, the area.",
+    )
+    aoi: Area | None = Field(
+        None,
+        validate_default=True,
+        description="File of polygons (any CRS), or west,south,east,north in degrees; needed unless --event "
+        "is a ShakeMap.",
+    )
+    event_time: str | None = Field(
+        None,
+        validate_default=True,
+        description="ISO time with its zone, e.g. 2018-09-05T18:08:00Z; needed without --event.",
+    )
+    min_intensity: Annotated[float, Field(ge=1, le=10)] = Field(
+        MIN_INTENSITY, description="Modified Mercalli intensity that bounds the area of a ShakeMap."
+    )
     collection: Words = Field((), description="Collections to search; all if not given.")
     pre: str | None = Field(None, description="Dates of scenes before, START/END; a year if not given.")
     post: str | None = Field(None, description="Dates of scenes after, START/END; 180 days if not given.")
     max_cloud: Annotated[float, Field(ge=0, le=100)] | None = Field(
         None, description="Most cloud cover of a scene, percent."
+    )
+    max_snow: Annotated[float, Field(ge=0, le=100)] = Field(
+        10.0, description="Most snow of a scene before the event, percent: stated, or more than after it."
     )
     quality: Words = Field(("standard",), description="Values of pl:quality_category to accept.")
     include: Words = Field((), description="Item ids to use in spite of filters or a straddling interval.")
@@ -94,6 +116,13 @@ class SearchConfig(Value):
     allow_missing_pre: bool = Field(False, description="Go on with scenes after the event only.")
     allow_host: Words = Field((), description="Hosts beside the catalog's own that assets may lie on.")
     allow_root: Words = Field((), description="Folders beside a local catalog's own that assets may lie in.")
+
+    @field_validator("aoi", "event_time")
+    @classmethod
+    def _needed_without_event(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("event") is None:
+            raise PydanticKnownError("missing")
+        return value
 
 
 class ModelConfig(Value):
@@ -163,7 +192,8 @@ class ClusterConfig(Value):
     )
     first: str | None = Field(
         None,
-        description="Mapped first: near longitude,latitude (the epicentre), or where a raster is greatest.",
+        description="Mapped first: near longitude,latitude, or where a raster is greatest; the epicentre of "
+        "--event if not given.",
     )
     part: Annotated[str, AfterValidator(_is_part)] | None = Field(
         None,

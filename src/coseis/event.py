@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from coseis.errors import UsageError
 from coseis.types import PHASES, Phase, Scene, Value
+from coseis.usgs import UsgsEvent
 
 PRE_DAYS = 365
 """Default pre window: a whole year before the event, so that a scene of the same season is in it."""
@@ -46,6 +47,8 @@ class Event(Value):
     """Scenes before the event are looked for here; by default PRE_DAYS up to the event."""
     post: Window = Field(default_factory=_default_post)
     """Scenes after the event are looked for here; by default the event and POST_DAYS after it."""
+    epicentre: tuple[float, float] | None = None
+    """Longitude and latitude in degrees, where a file of the USGS says it."""
 
     @field_validator("aoi")
     @classmethod
@@ -99,7 +102,7 @@ class Found(Value):
         for phase in PHASES:
             scenes = self.of_phase(phase)
             days = sorted({f"{moment:%Y-%m-%d}" for scene in scenes for moment in (scene.start, scene.end)})
-            kinds = Counter(scene.kind for scene in scenes)
+            kinds = Counter(("toa " if scene.level == "toa" else "") + scene.kind for scene in scenes)
             rows.append(
                 {
                     "phase": phase,
@@ -112,23 +115,43 @@ class Found(Value):
         return tuple(rows)
 
 
-def read_event(time: str, aoi: str | Path, *, pre: str | None = None, post: str | None = None) -> Event:
+def read_event(
+    time: str | None,
+    aoi: str | Path | None,
+    *,
+    pre: str | None = None,
+    post: str | None = None,
+    usgs: UsgsEvent | None = None,
+) -> Event:
     """Read what the user wrote about an event and check all of it before any work.
 
     Args:
         time: ISO 8601 with a zone. A naive time is refused: read as local time or as UTC it would put
-            scenes of the same day on the wrong side of the event.
+            scenes of the same day on the wrong side of the event. None: that of `usgs`.
         aoi: `west,south,east,north` in degrees, or a vector file that pyogrio reads (GeoJSON, GeoPackage,
             shapefile, ...) in any CRS; its polygons are joined, made valid and brought to longitude and
             latitude.
         pre: ISO interval `start/end`; a date alone is a whole UTC day. Default: PRE_DAYS up to the event.
         post: The same after the event. Default: POST_DAYS.
+        usgs: What a file of the USGS says of the event; what the user says goes first.
 
     Raises:
-        UsageError: time without zone; AOI unreadable, empty, without area, out of range or across the
-            antimeridian; window that is no interval or lies on the wrong side of the event.
+        UsageError: time or AOI that neither says; time without zone; AOI unreadable, empty, without area,
+            out of range or across the antimeridian; window that is no interval or lies on the wrong side of
+            the event.
     """
-    fields: dict[str, Any] = {"time": _parse_moment(time, "event time"), "aoi": to_geojson(_read_area(aoi))}
+    usgs = usgs or UsgsEvent()
+    moment = usgs.time if time is None else _parse_moment(time, "event time")
+    area = usgs.area if aoi is None else read_area(aoi)
+    if moment is None:
+        raise UsageError("the event file holds contours only, which say no time; give --event-time")
+    if area is None:
+        there = f", such as {usgs.shakemap}" if usgs.shakemap else ""
+        raise UsageError(
+            "the event file says where it began, not how far it shook; give --aoi, or as --event the "
+            f"grid.xml of its ShakeMap{there}"
+        )
+    fields: dict[str, Any] = {"time": moment, "aoi": area, "epicentre": usgs.epicentre}
     if pre is not None:
         fields["pre"] = _parse_window(pre, "pre window")
     if post is not None:
@@ -138,7 +161,16 @@ def read_event(time: str, aoi: str | Path, *, pre: str | None = None, post: str 
     except ValidationError as error:
         raise UsageError("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from error
     except OverflowError as error:
-        raise UsageError(f"event time {time!r} leaves no room for the search windows") from error
+        raise UsageError(f"event time {moment} leaves no room for the search windows") from error
+
+
+def read_area(aoi: str | Path) -> dict[str, Any]:
+    """An area as the user writes it, as GeoJSON in longitude and latitude; see `read_event`.
+
+    Raises:
+        UsageError: as `read_event` of an AOI.
+    """
+    return to_geojson(_read_area(aoi))
 
 
 def to_geojson(geometry: BaseGeometry) -> dict[str, Any]:

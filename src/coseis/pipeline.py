@@ -288,8 +288,14 @@ def _share(plan: Plan, store: ObjectStore, config: MapConfig) -> _Share:
     number, count = config.cluster.share
     chunks = plan.chunks(chunk_px)
     share = chunks[number * len(chunks) // count : (number + 1) * len(chunks) // count]
-    ordered = order_chunks(share, plan.geobox, config.cluster.first)
+    ordered = order_chunks(share, plan.geobox, config.cluster.first or _epicentre(plan))
     return _Share(plan, len(share), [chunk for chunk in ordered if chunk.name not in done])
+
+
+def _epicentre(plan: Plan) -> str | None:
+    """What is mapped first if nothing was asked for: near the epicentre, where the event file says it."""
+    place = plan.found.event.epicentre
+    return f"{place[0]},{place[1]}" if place else None
 
 
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 
 from affine import Affine
 from obstore.store import ObjectStore
@@ -27,9 +28,10 @@ from coseis.grid import SceneIndex, native_resolution_m, output_geobox
 from coseis.model import Model, Precision, check_bands, load_model
 from coseis.objects import create_object, get_object, put_object
 from coseis.reader import BLOCK_PX, inspect_scene
-from coseis.search import SearchFilters, search_items
+from coseis.search import SearchFilters, drop_unlike, search_items
 from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
+from coseis.usgs import read_usgs
 from coseis.vegetation import INDEX_BANDS, VegetationIndex, choose_index
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
 from coseis.zones import split_area
@@ -180,6 +182,7 @@ def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
     event = event_of(search)
     filters = SearchFilters(
         max_cloud=search.max_cloud,
+        max_snow=search.max_snow,
         quality=search.quality,
         include=search.include,
         exclude=search.exclude,
@@ -218,7 +221,13 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
     if kept is None:
         found = find_scenes(config.search, model.card)
         scenes = inspect_scenes(found, model.card, policy_of(config.search))
-        return _decide(config, found.model_copy(update={"scenes": scenes}), model, probe)
+        found = drop_unlike(
+            found.model_copy(update={"scenes": scenes}),
+            max_snow=config.search.max_snow,
+            include=config.search.include,
+            allow_missing_pre=config.search.allow_missing_pre,
+        )
+        return _decide(config, found, model, probe)
     plan = read_plan(kept, config.output.out)
     _check_event(plan.found.event, event_of(config.search), config.output.out)
     again = _decide(config, plan.found, model, probe)
@@ -357,8 +366,9 @@ def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> 
 
 
 def event_of(search: SearchConfig) -> Event:
-    """The event that a search is asked for. Raises as `read_event`."""
-    return read_event(search.event_time, search.aoi, pre=search.pre, post=search.post)
+    """The event that a search is asked for. Raises as `read_event` and `read_usgs`."""
+    usgs = read_usgs(Path(search.event), min_intensity=search.min_intensity) if search.event else None
+    return read_event(search.event_time, search.aoi, pre=search.pre, post=search.post, usgs=usgs)
 
 
 def _check_event(kept: Event, now: Event, out: str) -> None:

@@ -35,6 +35,8 @@ from coseis.geotiff import (
     read_header,
 )
 from coseis.grid import crs_of, footprint_bounds
+from coseis.haze import path_reflectance, without_haze
+from coseis.season import measure_cover
 from coseis.types import BandSource, Percentiles, Scene
 from coseis.windows import HALO_PX
 
@@ -55,6 +57,7 @@ OVERVIEW_PX = 512
 """Longest side of the decimated image from which a scene's statistics are taken."""
 
 _Files = dict[str, tuple[BandSource, ...]]
+FloatArrays = dict[str, NDArray[np.floating]]
 
 
 class WarpedBlock(NamedTuple):
@@ -131,12 +134,13 @@ def bytes_per_px(scene: Scene, bands: Sequence[str]) -> int:
 
 
 def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
-    """The scene with what only its files tell: pixel size and the percentiles of each band.
+    """The scene with what only its files tell: pixel size, the percentiles of each band, leaves and snow.
 
     Reads the headers and a decimated image of at most 512 px a side (the overviews of a COG), once, when a
     run is planned; the percentiles go into items.json, so that no normalization depends on a window. Where a
     usable data mask lies on the scene's own grid, only its clear pixels count: a few clouds would stretch
-    the range until forest and scars look alike.
+    the range until forest and scars look alike. From a scene at the top of the atmosphere the light of the
+    air is taken off first (`haze.without_haze`).
 
     Raises:
         InputRefusedError: a file cannot be opened, has no CRS, lacks a band, or holds no valid pixel.
@@ -144,6 +148,7 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
     # A server may have the file anew since its blocks were kept.
     kept_blocks.clear()
     statistics: dict[str, Percentiles] = {}
+    overviews: FloatArrays = {}
     resolution_m = scene.resolution_m
     for sources in _by_file(scene, bands).values():
         tiff = read_header(scene, sources[0])
@@ -161,8 +166,13 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
                 raise InputRefusedError(
                     f"{tiff.label} holds no valid pixel; exclude it with --exclude {scene.item_id}"
                 )
-            statistics[source.band] = measured
-    return scene.model_copy(update={"statistics": statistics, "resolution_m": resolution_m})
+            statistics[source.band], overviews[source.band] = measured, band
+    if scene.level == "toa":
+        for name, path in path_reflectance(statistics).items():
+            overviews[name] = overviews[name] - path
+        scene, statistics = without_haze(scene, statistics)
+    cover = measure_cover(overviews, scene.kind)
+    return scene.model_copy(update={"statistics": statistics, "resolution_m": resolution_m, "cover": cover})
 
 
 def percentiles_of(values: NDArray[np.floating]) -> Percentiles | None:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -26,11 +26,13 @@ from coseis.assets import MissingBandsError, resolve_assets
 from coseis.catalogs import Content, Query, Record, catalog_address, read_catalog
 from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, Refused, to_geojson
+from coseis.season import order_scenes, why_snowy, why_unlike
 from coseis.types import PHASES, InputKind, Phase, Scene, Value
 
-CLOUD_STEP_PERCENT = 10
-"""Scenes whose cloud cover differs by less are ordered by time: the estimates are no better than that."""
 WITHOUT_BANDS = "without the model's bands"
+CLOUD_FIELDS = ("eo:cloud_cover",)
+SNOW_FIELDS = ("eo:snow_cover", "pl:snow_ice_percent", "snow_ice_percent")
+"""Percent; the last as in Planet's Data API."""
 NAMED_ITEMS = 3
 """Refused items that a message names; all are in Found.refused."""
 EQUAL_AREA = "EPSG:6933"
@@ -42,11 +44,13 @@ class SearchFilters(Value):
 
     max_cloud: Annotated[float, Field(ge=0, le=100)] | None = None
     """Most cloud cover, percent; an item that states none passes."""
+    max_snow: Annotated[float, Field(ge=0, le=100)] = 10
+    """Most snow before the event, percent; an item that states none passes."""
     quality: tuple[str, ...] = ("standard",)
     """Accepted values of `pl:quality_category`; an item that states none passes. Empty: any."""
     include: tuple[str, ...] = ()
-    """Item ids used whatever their cloud cover and quality; one whose interval straddles the event counts
-    as post, for the slides that it shows may be of the event."""
+    """Item ids used whatever their cloud cover, snow and quality; one whose interval straddles the event
+    counts as post, for the slides that it shows may be of the event."""
     exclude: tuple[str, ...] = ()
     """Item ids never used."""
     kinds: tuple[InputKind, ...] = ("display", "reflectance")
@@ -93,11 +97,12 @@ def search_items(
 
     An item counts by its datetime, or by its start and end where that is null: `pre` if it ends by the event,
     `post` if it starts at or after it, and in both cases if it touches the phase's window. An item that
-    straddles the event is refused by name unless it is included. Scenes are ordered by cloud cover in steps
-    of 10 % (unknown last), then time to the event, then id.
+    straddles the event is refused by name unless it is included; so is one before it whose item says snow.
+    `season.order_scenes` says which come first.
 
     Args:
-        catalog: STAC API, static catalog or collection (address, file or folder), or an ItemCollection file.
+        catalog: STAC API, static catalog or collection (address, file or folder), an ItemCollection or a
+            stac-geoparquet file.
             Planet's API gets its key from PL_API_KEY.
         event: Time, area and windows.
         collections: Ids to search; empty: all.
@@ -131,10 +136,53 @@ def search_items(
     return Found(
         event=event,
         scenes=tuple(scenes),
-        coverage={phase: _share_covered(aoi, [s for s in scenes if s.phase == phase]) for phase in PHASES},
+        coverage={phase: share_covered(aoi, [s for s in scenes if s.phase == phase]) for phase in PHASES},
         refused=tuple(refused),
         hosts=tuple(sorted({host_of(source.href) for source in sources})),
         searched=searched,
+    )
+
+
+def drop_unlike(
+    found: Found, *, max_snow: float, include: Sequence[str] = (), allow_missing_pre: bool = False
+) -> Found:
+    """What was found, its scenes measured, without those before the event that would mislead.
+
+    Against snow or bare trees every slope has changed: such a scene separates landslides worse than the
+    scenes after the event do alone. See `season.why_unlike`.
+
+    Args:
+        found: Its scenes have `cover`; those without it pass.
+        max_snow: Percent of white pixels before the event beyond those after it.
+        include: Item ids that stay whatever they show.
+        allow_missing_pre: Accept that none is left.
+
+    Raises:
+        InputRefusedError: no scene before the event is left.
+    """
+    kept: list[Scene] = []
+    refused: list[Refused] = []
+    for scene in found.scenes:
+        judged = scene.phase == "pre" and scene.item_id not in include
+        reason = why_unlike(scene, found.of_phase("post"), max_snow) if judged else None
+        if reason is None:
+            kept.append(scene.model_copy(update={"index": len(kept)}))
+        else:
+            hint = f"; to use it: --include {scene.item_id}"
+            refused.append(Refused(item_id=scene.item_id, reason=reason + hint))
+    if not refused:
+        return found
+    tally = Counter({"unlike the scenes after the event": len(refused)})
+    if not (allow_missing_pre or any(scene.phase == "pre" for scene in kept)):
+        raise InputRefusedError(_why_none("pre", tally, refused, found.searched))
+    aoi, before = shapely.geometry.shape(found.event.aoi), [s for s in kept if s.phase == "pre"]
+    return found.model_copy(
+        update={
+            "scenes": tuple(kept),
+            "refused": (*found.refused, *refused),
+            "coverage": {**found.coverage, "pre": share_covered(aoi, before)},
+            "searched": f"{found.searched}, of them {len(refused)} unlike the scenes after the event",
+        }
     )
 
 
@@ -175,14 +223,8 @@ def _select(
     for item_id in sorted(set(filters.exclude) - {item_id for _, item_id in unique}):
         refused.append(Refused(item_id=item_id, reason="it is excluded, but no such item was found"))
     tally["used"] = len(scenes)
-    scenes.sort(key=lambda scene: _order(scene, event.time))
+    scenes = order_scenes(scenes, event.time, aoi)
     return [s.model_copy(update={"index": index}) for index, s in enumerate(scenes)], refused, tally
-
-
-def _order(scene: Scene, event_time: datetime) -> tuple[int, float, timedelta, str]:
-    step = float("inf") if scene.cloud_cover is None else scene.cloud_cover // CLOUD_STEP_PERCENT
-    distance = event_time - scene.end if scene.phase == "pre" else scene.start - event_time
-    return PHASES.index(scene.phase), step, distance, scene.item_id
 
 
 def _examine(
@@ -206,12 +248,16 @@ def _examine(
     if item_id in filters.exclude:
         return _LeftOut("excluded")
     if item_id not in filters.include:
-        cloud_cover = _cloud_cover(properties)
+        cloud_cover = _percent(properties, CLOUD_FIELDS)
         if straddles:
             reason = f"its interval {start:%Y-%m-%dT%H:%MZ} to {end:%Y-%m-%dT%H:%MZ} straddles the event"
             return _LeftOut("straddling the event", f"{reason}; to use it as post: --include {item_id}")
         if filters.max_cloud is not None and cloud_cover is not None and cloud_cover > filters.max_cloud:
             return _LeftOut(f"cloudier than {filters.max_cloud:g} %")
+        snowy = why_snowy(_percent(properties, SNOW_FIELDS), filters.max_snow) if phase == "pre" else None
+        if snowy:
+            tally = f"snowier than {filters.max_snow:g} %"
+            return _LeftOut(tally, f"{snowy}; to use it: --include {item_id}")
         quality = properties.get("pl:quality_category")
         if filters.quality and quality is not None and quality not in filters.quality:
             return _LeftOut(f"of another quality than {' or '.join(filters.quality)}")
@@ -238,12 +284,15 @@ def _build_scene(
         sources=resolved.sources,
         start=candidate.start,
         end=candidate.end,
-        cloud_cover=_cloud_cover(properties),
+        cloud_cover=_percent(properties, CLOUD_FIELDS),
         resolution_m=resolved.resolution_m,
         geometry=to_geojson(candidate.footprint),
         udm2=resolved.udm2,
         attribution=", ".join(str(provider["name"]) for provider in providers if "name" in provider) or None,
         licence=str(licence) if licence else None,
+        level=resolved.level,
+        sun_azimuth_deg=_degrees(properties, "view:sun_azimuth"),
+        sun_elevation_deg=_degrees(properties, "view:sun_elevation"),
     )
 
 
@@ -282,12 +331,19 @@ def _interval(properties: dict[str, Any]) -> tuple[datetime, datetime] | None:
     return (start.astimezone(UTC), end.astimezone(UTC)) if start <= end else None
 
 
-def _cloud_cover(properties: dict[str, Any]) -> float | None:
-    percent = properties.get("eo:cloud_cover")
-    return float(percent) if isinstance(percent, int | float) and 0 <= percent <= 100 else None
+def _percent(properties: dict[str, Any], names: Sequence[str]) -> float | None:
+    """The first of some fields that holds a percentage."""
+    values = (properties.get(name) for name in names)
+    return next((float(v) for v in values if isinstance(v, int | float) and 0 <= v <= 100), None)
 
 
-def _share_covered(aoi: BaseGeometry, scenes: Sequence[Scene]) -> float:
+def _degrees(properties: dict[str, Any], name: str) -> float | None:
+    value = properties.get(name)
+    return float(value) if isinstance(value, int | float) and abs(value) <= 360 else None
+
+
+def share_covered(aoi: BaseGeometry, scenes: Sequence[Scene]) -> float:
+    """Share of an area, in longitude and latitude, that the footprints of scenes cover together, 0-1."""
     footprints = [shapely.geometry.shape(scene.geometry) for scene in scenes]
     covered = shapely.intersection(shapely.union_all(footprints), aoi)
     project = Transformer.from_crs("OGC:CRS84", EQUAL_AREA, always_xy=True).transform

@@ -16,6 +16,9 @@ PHASES: tuple[Phase, Phase] = ("pre", "post")
 InputKind = Literal["display", "reflectance"]
 """display: 8-bit red-green-blue as shown to people, 0-255; reflectance: 0-1 after scale and offset."""
 
+Level = Literal["surface", "toa"]
+"""Where reflectance is meant: at the ground, or at the top of the atmosphere with the air's own light."""
+
 CODE_SCALE = 200
 """Probability codes per unit: code = round(200 p), so that every threshold of two decimals is exact."""
 CODE_FILL = 255
@@ -25,6 +28,13 @@ SCENE_FILL = 65535
 
 LABEL_IGNORE = 255
 """Label of a pixel whose truth is not known: it counts neither in training nor in scores."""
+
+MIN_INTENSITY = 6.0
+"""Modified Mercalli. Below it disrupted slides and falls, by far the most of all, are exceptions.
+
+Reference: Keefer 1984, doi:10.1130/0016-7606(1984)95<406:LCBE>2.0.CO;2, has VI as the predominant least
+intensity of disrupted slides and falls, VII of coherent slides, and single slides down to IV.
+"""
 
 CONTEXT_INCOMPLETE = 0x80
 """Status bit: a missing pixel lies within the network's reach, so the prediction saw filled values."""
@@ -120,6 +130,17 @@ class Percentiles(Value):
     p98: float
 
 
+class Cover(Value):
+    """What a scene's overview shows of leaves and snow, over its clear pixels."""
+
+    index: Literal["ndvi", "grvi"]
+    """(nir - red) / (nir + red), or where nir is not read (green - red) / (green + red)."""
+    greenness: float
+    """Median of that index, -1 to 1."""
+    white_percent: float
+    """Share of pixels that are bright and colourless, 0-100: snow, or cloud."""
+
+
 class Scene(Value):
     """One STAC item resolved to the files that a worker reads: plain data, nothing open, nothing signed."""
 
@@ -145,6 +166,13 @@ class Scene(Value):
     """Per band, from the scene's overview, measured once when the run is planned."""
     attribution: str | None = None
     licence: str | None = None
+    level: Level = "surface"
+    sun_azimuth_deg: float | None = None
+    """Clockwise from north; None where the item does not say."""
+    sun_elevation_deg: float | None = None
+    """Above the horizon; None where the item does not say."""
+    cover: Cover | None = None
+    """Measured with `statistics`; None where it cannot be."""
 
     def source(self, band: str) -> BandSource:
         """The source of a band by its common name. Raises KeyError if the scene lacks it."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from coseis.card import ModelCard
 from coseis.errors import UsageError
-from coseis.event import Found, read_event
+from coseis.event import Found, read_area
 from coseis.grid import native_resolution_m, output_geobox
 from coseis.labels import LabelConfig, Labels, open_labels
 from coseis.learn.config import PatchesConfig, RegionConfig
@@ -96,7 +96,7 @@ def _labelled_area(region: RegionConfig) -> dict[str, object] | None:
     if region.labelled_area is None:
         return None
     try:
-        return read_event(region.event_time, region.labelled_area).aoi
+        return read_area(region.labelled_area)
     except UsageError as error:
         raise UsageError(f"labelled area: {error}") from error
 
