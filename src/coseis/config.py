@@ -119,6 +119,16 @@ class OutputConfig(Value):
     )
 
 
+class CoregistrationConfig(Value):
+    """How the scenes before the event lie on those after it."""
+
+    coregister: Literal["off", "check", "repair"] = Field(
+        "check",
+        description="check: measure the shift of each scene before the event; repair: also move those that "
+        "lie up to 5 px off.",
+    )
+
+
 class ClusterConfig(Value):
     """Where the work runs; none of it changes a pixel."""
 
@@ -153,6 +163,7 @@ class MapConfig(Value):
     model: ModelConfig = ModelConfig()
     output: OutputConfig
     cluster: ClusterConfig = ClusterConfig()
+    coregistration: CoregistrationConfig = CoregistrationConfig()
 
 
 def stage_options(config: type[Value] = MapConfig) -> Iterator[tuple[str, str, FieldInfo]]:

@@ -109,6 +109,7 @@ OUTPUTS = {
     "status.tif": Output("Why a pixel is or is not observed", pystac.MediaType.COG.value, "data-mask"),
     "landslides.parquet": Output("Landslide inventory", "application/vnd.apache.parquet", "data"),
     "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
+    "coregistration.parquet": Output("Shift field", "application/vnd.apache.parquet", "metadata"),
     "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),
     "items.json": Output("Scenes used", pystac.MediaType.GEOJSON.value, "source"),
     "run.json": Output("Report of the run", pystac.MediaType.JSON.value, "metadata"),

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
+from coseis.alignment import SHIFTS
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.errors import InputRefusedError
@@ -30,6 +31,7 @@ from coseis.publish import (
     write_stac_item,
     write_tiles,
 )
+from coseis.scene_shift import Coregistration
 from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.task import TaskReport
 from coseis.threshold import ThresholdChoice
@@ -111,6 +113,8 @@ class RunReport(Value):
     seconds: dict[str, float]
     """Wall seconds a stage; of a resumed run, of its last part."""
     throughput: Throughput
+    coregistration: Coregistration | None = None
+    """How the scenes before the event lie on those after it; None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +354,7 @@ def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice)
         landslide_count=len(polygons),
         landslide_area_m2=float(polygons.area_m2.sum()),
         attribution=_credits(plan),
-        assets=(CUBE, *FILES, ITEMS, RUN),
+        assets=(CUBE, *FILES, *((SHIFTS,) if plan.coregistration else ()), ITEMS, RUN),
     )
 
 
@@ -371,4 +375,5 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         failed=tuple(sorted(outcome.failures, key=lambda failure: failure.chunk)),
         seconds=seconds,
         throughput=outcome.throughput,
+        coregistration=plan.coregistration,
     )

@@ -107,6 +107,8 @@ class Scene(Value):
     """Per band, from the scene's overview, measured once when the run is planned."""
     attribution: str | None = None
     licence: str | None = None
+    shift_m: tuple[float, float] = (0.0, 0.0)
+    """(southwards, eastwards), metres of the output grid: how far the scene is moved before it is read."""
 
     def source(self, band: str) -> BandSource:
         """The source of a band by its common name. Raises KeyError if the scene lacks it."""
