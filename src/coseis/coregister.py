@@ -38,6 +38,9 @@ LEAST_COHERENCE = 0.15
 0.13 in a hundredth of the windows, more where pixels are missing."""
 SMOOTH_PX = 1.0
 """Standard deviation of the smoothing under the gradient: a third of it is noise at the pixel's own scale."""
+LEAST_CONTRAST = 1e-5
+"""Deviation of a band over its greatest value, and steepness in deviations a pixel, below which float32 only
+rounds."""
 STEPS_PER_PX = 20
 """Finest step of a window's estimate."""
 AGREEING_PX = 1.0
@@ -121,7 +124,8 @@ def _directions(image: NDArray[np.float32], valid: NDArray[np.bool_]) -> Complex
     grey = np.zeros(valid.shape, np.float32)
     for band in image:
         values = band[valid]
-        if values.size and (deviation := values.std()) > 0:
+        # Of equal values numpy's deviation is not zero, and what it rounds would become the texture.
+        if values.size and (deviation := values.std()) > LEAST_CONTRAST * np.abs(values).max():
             grey[valid] += (values - values.mean()) / deviation
     reach_px = int(4 * SMOOTH_PX + 0.5)  # scipy's kernel
     inner = minimum_filter(valid, 2 * reach_px + 1)
@@ -129,7 +133,7 @@ def _directions(image: NDArray[np.float32], valid: NDArray[np.bool_]) -> Complex
     slope.real = gaussian_filter(grey, SMOOTH_PX, order=(0, 1))
     slope.imag = gaussian_filter(grey, SMOOTH_PX, order=(1, 0))
     steepness = np.abs(slope)
-    inner &= steepness > 0
+    inner &= steepness > LEAST_CONTRAST
     if not inner.any():
         return np.zeros_like(slope)
     directions: Complex = slope / (steepness + np.median(steepness[inner]))
