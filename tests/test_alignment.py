@@ -1,4 +1,4 @@
-"""A run whose scene before the event lies 2.5, -1.5 px off: it is said or repaired, and measured only once."""
+"""A run whose scene before the event lies 2.5, -1.5 px off: it is said or repaired, and measured once."""
 
 import json
 from dataclasses import replace
