@@ -20,6 +20,7 @@ from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
+from coseis.blocks import kept_blocks
 from coseis.cluster import Failure, run_jobs
 from coseis.coregister import UNMEASURED, BlockShift, measure_shift
 from coseis.cube import Recipe, read_window
@@ -33,8 +34,8 @@ from coseis.windows import chunk_grid
 
 SHIFTS = "coregistration.parquet"
 MOST_BLOCKS = 100
-"""Blocks a scene that are measured, 0.12 s each of a core: a scene of PlanetScope has about as many. Their mean
-is known ten times better than one of them."""
+"""Blocks a scene that are measured, 0.12 s each of a core. A scene of PlanetScope has about as many, and
+their mean is known ten times better than one of them."""
 LEAST_REPAIR_PX = 0.25
 """A scene that lies closer is left alone: to move it costs its sharpness."""
 
@@ -85,6 +86,7 @@ def align_scenes(
         again = _measure(
             moved, {place: pre for place, pre in sample.items() if pre in moves}, client, advance
         )
+    client.run(_forget_blocks, on_error="ignore")
     refits = _fit_scenes(again)
     scenes = tuple(
         SceneShift(
@@ -109,7 +111,8 @@ def sample_blocks(plan: Plan) -> dict[tuple[int, int], int]:
     geobox, found = plan.geobox, plan.found
     blocks = [(chunk.row, chunk.col) for chunk in chunk_grid(plan.identity.shape, BLOCK_PX)]
     boxes = shapely.box(*np.array([window_bounds(geobox, _window(*place)) for place in blocks]).T)
-    middles = shapely.centroid(boxes)
+    # Of what lies on the grid: a small event has no whole block.
+    middles = shapely.centroid(shapely.intersection(boxes, shapely.box(*geobox.boundingbox)))
     wanted = shapely.intersects(footprint(found.event.aoi, geobox), boxes)
     after = np.zeros(len(blocks), bool)
     for scene in found.of_phase("post"):
@@ -198,6 +201,11 @@ def _measure(
         blocks.append(MeasuredBlock(*place, pre, None, UNMEASURED) if isinstance(result, Failure) else result)
         advance(len(blocks), len(sample))
     return sorted(blocks, key=lambda block: (block.row, block.col))
+
+
+def _forget_blocks() -> None:
+    """Of this worker: what the map is said to have read must not depend on what was measured before."""
+    kept_blocks.clear()
 
 
 def _fit_scenes(blocks: Sequence[MeasuredBlock]) -> dict[int, ShiftFit]:

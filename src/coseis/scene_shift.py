@@ -69,6 +69,7 @@ class Coregistration(Value):
     flagged: tuple[str, ...]
     """Item ids of the scenes with a flag."""
     scenes: tuple[SceneShift, ...]
+    """Those that show in a measured block; others lie below them."""
 
 
 def fit_shift(blocks: Sequence[BlockShift]) -> ShiftFit:
