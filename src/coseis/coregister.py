@@ -37,7 +37,7 @@ LEAST_COHERENCE = 0.15
 """Normalized correlation from which a window's peak is one: unrelated ground reaches 0.09 +- 0.01, and
 0.13 in a hundredth of the windows, more where pixels are missing."""
 SMOOTH_PX = 1.0
-"""Standard deviation of the smoothing under the gradient: a third of it is noise at the pixel's own scale."""
+"""Standard deviation of the smoothing under the gradient, against noise; 0.7 to 1.5 px do as well."""
 LEAST_CONTRAST = 1e-5
 """Deviation of a band over its greatest value, and steepness in deviations a pixel, below which float32 only
 rounds."""
