@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import coregistration
 import growth
 import pipeline
 import report
@@ -75,3 +76,11 @@ def test_a_report_has_a_table_and_a_plot_of_what_was_measured(
     assert text.startswith("before")
     assert text.endswith("after")
     assert (tmp_path / "docs" / "images" / "benchmark-vectors.png").stat().st_size > 5000
+
+
+def test_coregistration_trusts_no_unrelated_ground(capsys: pytest.CaptureFixture[str]) -> None:
+    coregistration.main(["--quick"])
+    row = json.loads(capsys.readouterr().out)
+    assert row["kinds"].keys() == coregistration.KINDS.keys()
+    assert row["kinds"]["known"]["ce90_px"] < 0.2
+    assert row["kinds"]["unrelated"]["good_share"] == 0

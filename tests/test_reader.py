@@ -265,3 +265,34 @@ def test_coarse_grid_reads_overviews_and_keeps_the_mean(aligned):
     box = pixels[0, 60:460, 60:560].astype(float)
     assert np.nanmean(values[0]) == pytest.approx(box.mean(), abs=2)
     assert (coarse.affine.c, coarse.affine.f) == ORIGIN
+
+
+@pytest.mark.parametrize(("down", "right"), [(2, -3), (-5, 4)])
+def test_a_scene_moved_by_whole_pixels_shows_its_pixels_there(surroundings, down, right):
+    """Plain and warped, also what lay beyond the window; 3 m a pixel."""
+    inner = (slice(None), slice(600, 1300), slice(600, 1500))
+    for number, (scene, around) in enumerate(surroundings):
+        moved = whole(scene.model_copy(update={"shift_m": (3.0 * down, 3.0 * right)}))
+        expected = np.roll(around, (down, right), axis=(1, 2))[inner]
+        if number == 0:
+            np.testing.assert_array_equal(moved, expected)
+            continue
+        # GDAL's approximation of a warp is another in a block that starts elsewhere.
+        assert (np.isnan(moved) != np.isnan(expected)).mean() < 1e-5
+        assert np.nanmax(np.abs(moved - expected)) < 2
+
+
+@pytest.fixture(scope="module")
+def moved_surroundings(surroundings):
+    around = Window(-600, -600, 2200, 2000)
+    moved = [scene.model_copy(update={"shift_m": (7.3, -4.1)}) for scene, _ in surroundings]
+    return [(scene, read_scene(scene, BANDS, GRID, around)) for scene in moved]
+
+
+@given(windows)
+@settings(max_examples=10)
+def test_any_window_of_a_moved_scene_is_cut_from_the_whole(moved_surroundings, window):
+    x0, y0, width, height = window
+    for scene, values in moved_surroundings:
+        expected = values[:, y0 + 600 : y0 + 600 + height, x0 + 600 : x0 + 600 + width]
+        np.testing.assert_array_equal(read_scene(scene, BANDS, GRID, Window(x0, y0, width, height)), expected)

@@ -181,7 +181,7 @@ def search(model: str | None, out: Path | None, **options: Any) -> None:
 
 @cli.command("map", cls=StagedCommand)
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@setting_options("search", "model", "output", "cluster", "terrain")
+@setting_options("search", "model", "output", "cluster", "terrain", "coregistration")
 @click.option("--dry-run", is_flag=True, help="Say what the run would do, need and take; write nothing.")
 @click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of a worker: --dry-run says the cost.")
 def map_command(config: Path | None, *, dry_run: bool, price_per_hour: float | None, **options: Any) -> None:

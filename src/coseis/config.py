@@ -179,6 +179,16 @@ class TerrainConfig(Value):
     )
 
 
+class CoregistrationConfig(Value):
+    """How the scenes before the event lie on those after it."""
+
+    coregister: Literal["off", "check", "repair"] = Field(
+        "check",
+        description="check: measure the shift of each scene before the event; repair: also move those that "
+        "lie up to 5 px off.",
+    )
+
+
 class ClusterConfig(Value):
     """Where the work runs; none of it changes a pixel."""
 
@@ -215,6 +225,7 @@ class MapConfig(Value):
     output: OutputConfig
     cluster: ClusterConfig = ClusterConfig()
     terrain: TerrainConfig = TerrainConfig()
+    coregistration: CoregistrationConfig = CoregistrationConfig()
 
 
 def stage_options(config: type[Value] = MapConfig) -> Iterator[tuple[str, str, FieldInfo]]:

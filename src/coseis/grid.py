@@ -136,12 +136,19 @@ def footprint(geometry: dict[str, Any], geobox: GeoBox) -> BaseGeometry:
 def footprint_bounds(scene: Scene, geobox: GeoBox) -> tuple[float, float, float, float]:
     """(left, bottom, right, top) within which a scene is used at all, in the grid's CRS.
 
-    Its footprint's, and a margin for coordinates that the catalog has rounded. Whether a scene is read for
-    a window and which of its pixels count both follow from these bounds, so no pixel depends on the window.
+    Its footprint's, moved as the scene is, and a margin for coordinates that the catalog has rounded. Whether
+    a scene is read for a window and which of its pixels count both follow from these bounds, so no pixel
+    depends on the window.
     """
     west, south, east, north = footprint(scene.geometry, geobox).bounds
     margin = FOOTPRINT_MARGIN_PX * abs(geobox.affine.a)
-    return west - margin, south - margin, east + margin, north + margin
+    down, right = scene.shift_m
+    return (
+        west + right - margin,
+        south - down - margin,
+        east + right + margin,
+        north - down + margin,
+    )
 
 
 def window_bounds(geobox: GeoBox, window: Window) -> tuple[float, float, float, float]:

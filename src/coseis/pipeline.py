@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coseis.addresses import local_path, scheme_of
+from coseis.alignment import align_scenes, write_shifts
 from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
@@ -241,6 +242,8 @@ def _predict_run(
         dem = _dem_of(config, event_of(config.search).aoi, store)
         plan = make_plan(config, store, lambda: _probe(connection()))
         _check_workers(plan, config, connection())
+        if get_object(store, ITEMS) is None:
+            plan = _align(plan, config, store, connection(), progress)
         if not freeze_plan(plan, config, store):
             plan = make_plan(config, store, lambda: _probe(connection()))
         if dem:
@@ -296,6 +299,19 @@ def _epicentre(plan: Plan) -> str | None:
     """What is mapped first if nothing was asked for: near the epicentre, where the event file says it."""
     place = plan.found.event.epicentre
     return f"{place[0]},{place[1]}" if place else None
+
+
+def _align(plan: Plan, config: MapConfig, store: ObjectStore, client: Client, progress: Progress) -> Plan:
+    """The plan with its scenes measured, and moved where that is asked for; the shift field is kept."""
+    bar = progress.add_task("compare scenes before and after", total=None)
+
+    def advance(done: int, total: int) -> None:
+        progress.update(bar, completed=done, total=total)
+
+    plan, blocks = align_scenes(plan, config.coregistration.coregister, client, advance)
+    if plan.coregistration:
+        write_shifts(plan, blocks, store)
+    return plan
 
 
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:

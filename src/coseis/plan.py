@@ -5,7 +5,7 @@ machine, a later `vectorize`) computes the same bytes.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from coseis.grid import SceneIndex, native_resolution_m, output_geobox
 from coseis.model import Model, Precision, check_bands, load_model
 from coseis.objects import create_object, get_object, put_object
 from coseis.reader import BLOCK_PX, inspect_scene
+from coseis.scene_shift import Coregistration
 from coseis.search import SearchFilters, drop_unlike, search_items
 from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
@@ -98,6 +99,8 @@ class Plan(Value):
     card: ModelCard
     forced_resolution: bool
     """The model runs outside its range of pixel sizes, by --force-resolution."""
+    coregistration: Coregistration | None = None
+    """How the scenes before the event were found to lie; None: it was not measured."""
 
     @cached_property
     def zones(self) -> tuple["Plan", ...]:
@@ -123,6 +126,18 @@ class Plan(Value):
                 )
             )
         return tuple(plans)
+
+    def on_one_grid(self) -> "Plan":
+        """The plan as if all of the region lay in its largest zone: for what looks at all of it at once."""
+        if not self.identity.beyond:
+            return self
+        geobox = output_geobox(
+            self.found.event.aoi, resolution_m=abs(self.geobox.affine.a), crs=self.identity.crs
+        )
+        identity = self.identity.model_copy(update=_zone_grid(geobox).model_dump() | {"beyond": ()})
+        return Plan(
+            identity=identity, found=self.found, card=self.card, forced_resolution=self.forced_resolution
+        )
 
     @cached_property
     def geobox(self) -> GeoBox:
@@ -152,6 +167,17 @@ class Plan(Value):
         """The plan with only the scenes that touch an area: what a chunk needs."""
         found = self.found.model_copy(update={"scenes": self._scenes.touching(area)})
         return self.model_copy(update={"found": found})
+
+    def with_shifts(self, shifts_m: Mapping[int, tuple[float, float]]) -> "Plan":
+        """The plan whose scenes, by index, are moved: another identity, for other pixels are read."""
+        scenes = tuple(
+            scene.model_copy(update={"shift_m": shifts_m[scene.index]}) if scene.index in shifts_m else scene
+            for scene in self.found.scenes
+        )
+        identity = self.identity.model_copy(update={"scenes": _digest_scenes(scenes)})
+        found = self.found.model_copy(update={"scenes": scenes})
+        # Not a copy: that would keep the cached index of the scenes where they were.
+        return Plan(identity=identity, found=found, card=self.card, forced_resolution=self.forced_resolution)
 
     @cached_property
     def _scenes(self) -> SceneIndex:
@@ -300,7 +326,7 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
     device, default_precision = probe()
     precision = default_precision if config.model.precision == "auto" else config.model.precision
     identity = Identity(
-        scenes=digest_of([scene.model_dump(mode="json") for scene in found.scenes]),
+        scenes=_digest_scenes(found.scenes),
         aoi=digest_of(found.event.aoi),
         **_zone_grid(geobox).model_dump(),
         beyond=tuple(_zone_grid(other) for other in beyond),
@@ -351,6 +377,10 @@ def policy_of(search: SearchConfig) -> AddressPolicy:
     return AddressPolicy(
         catalog=catalog_address(search.catalog), allow_hosts=search.allow_host, allow_roots=search.allow_root
     )
+
+
+def _digest_scenes(scenes: tuple[Scene, ...]) -> str:
+    return digest_of([scene.model_dump(mode="json") for scene in scenes])
 
 
 def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> bool:

@@ -120,6 +120,7 @@ OUTPUTS = {
     "landslides.parquet": Output("Landslide inventory", "application/vnd.apache.parquet", "data"),
     "observed.parquet": Output("How much of every km2 was seen", "application/vnd.apache.parquet", "data"),
     "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
+    "coregistration.parquet": Output("Shift field", "application/vnd.apache.parquet", "metadata"),
     "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),
     "items.json": Output("Scenes used", pystac.MediaType.GEOJSON.value, "source"),
     "dem.json": Output("Tiles of the DEM used", pystac.MediaType.JSON.value, "source"),

@@ -102,14 +102,15 @@ def read_scene(
         out = np.full((len(bands), window.height, window.width), np.nan, np.float32)
     rows = {band: row for row, band in enumerate(bands)}
     files = _by_file(scene, bands)
+    placed = moved_grid(geobox, scene.shift_m)
     for sources in files.values():
         tiff = read_header(scene, sources[0])
         # Of a single file the bands come as they were asked for; a copy of them would cost as much as they.
         part = out if len(files) == 1 else np.full((len(sources), *out.shape[1:]), np.nan, np.float32)
-        if offset := grid_offset(tiff, geobox):
+        if offset := grid_offset(tiff, placed):
             _read_plain(tiff, sources, window, offset, part, shared_px)
         else:
-            _read_blocks(tiff, sources, geobox, window, part, shared_px)
+            _read_blocks(tiff, sources, placed, window, part, shared_px)
         if part is not out:
             out[[rows[source.band] for source in sources]] = part
     if len(files) > 1:
@@ -222,6 +223,14 @@ def _check_header(scene: Scene, sources: tuple[BandSource, ...], tiff: GeoTiff) 
                 f"{tiff.label} is {tiff.dtypes[source.index - 1]}; expected uint8, uint16, int16 or float32"
             )
     return tiff.crs
+
+
+def moved_grid(geobox: GeoBox, shift_m: tuple[float, float]) -> GeoBox:
+    """The grid on which a scene shows, without being moved, what it shows on `geobox` when it is moved."""
+    if shift_m == (0, 0):
+        return geobox
+    down, right = shift_m
+    return GeoBox(geobox.shape, Affine.translation(-right, down) @ geobox.affine, geobox.crs)
 
 
 def grid_offset(tiff: GeoTiff, geobox: GeoBox) -> tuple[int, int] | None:

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
+from coseis.alignment import SHIFTS
 from coseis.change import CHANGES
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.dem_search import DEM
 from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount
-from coseis.grid import epsg_of, output_geobox, pixels_inside
+from coseis.grid import epsg_of, pixels_inside
 from coseis.objects import delete_object, get_object, list_objects, put_object
 from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import CONFIG, ITEMS, Identity, Plan
@@ -34,6 +35,7 @@ from coseis.publish import (
     write_stac_item,
     write_tiles,
 )
+from coseis.scene_shift import Coregistration
 from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.task import TaskReport
 from coseis.threshold import ThresholdChoice
@@ -156,6 +158,8 @@ class RunReport(Value):
     throughput: Throughput
     terrain: TerrainReport | None = None
     """None: no DEM was given."""
+    coregistration: Coregistration | None = None
+    """How the scenes before the event lie on those after it; None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -341,10 +345,9 @@ def event_polygons(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
     """A PNG of the polygons over the post scene, beside the pre scene where there is one."""
+    plan = plan.on_one_grid()
     factor = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
-    geobox = output_geobox(
-        plan.found.event.aoi, resolution_m=abs(plan.geobox.affine.a), crs=plan.identity.crs
-    ).zoom_out(factor)
+    geobox = plan.geobox.zoom_out(factor)
     colours = ("red", "green", "blue")
     bands = colours if set(colours) <= set(plan.card.bands) else plan.card.bands[:1]
     recipe = dataclasses.replace(plan.recipe(), geobox=geobox, bands=bands)
@@ -427,7 +430,7 @@ def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice)
         landslide_count=len(polygons),
         landslide_area_m2=float(polygons.area_m2.sum()),
         attribution=_credits(plan),
-        assets=(CUBE, *_files(plan), ITEMS, RUN),
+        assets=(CUBE, *_files(plan), *((SHIFTS,) if plan.coregistration else ()), ITEMS, RUN),
     )
 
 
@@ -457,6 +460,7 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         seconds=seconds,
         throughput=outcome.throughput,
         terrain=outcome.terrain,
+        coregistration=plan.coregistration,
     )
 
 

@@ -173,6 +173,8 @@ class Scene(Value):
     """Above the horizon; None where the item does not say."""
     cover: Cover | None = None
     """Measured with `statistics`; None where it cannot be."""
+    shift_m: tuple[float, float] = (0.0, 0.0)
+    """(southwards, eastwards), metres of the output grid: how far the scene is moved before it is read."""
 
     def source(self, band: str) -> BandSource:
         """The source of a band by its common name. Raises KeyError if the scene lacks it."""

@@ -29,6 +29,7 @@ from coseis.reader import (
     WarpedBlock,
     block_scale,
     grid_offset,
+    moved_grid,
     source_window,
     window_within,
 )
@@ -68,17 +69,17 @@ def read_usable(scene: Scene, geobox: GeoBox, window: Window) -> StatusCodes:
     seen = np.full((window.height, window.width), Status.OBSERVED, np.uint8)
     if scene.udm2 is None:
         return seen
-    tiff = read_header(scene, scene.udm2)
+    tiff, placed = read_header(scene, scene.udm2), moved_grid(geobox, scene.shift_m)
     if len(tiff.dtypes) < len(UDM2_BANDS):
         raise InputRefusedError(
             f"{tiff.label} has {len(tiff.dtypes)} bands; a usable data mask has {len(UDM2_BANDS)} "
             f"({', '.join(UDM2_BANDS)})"
         )
     sources = tuple(_flag(scene.udm2, name) for name in UDM2_BANDS if name != "confidence")
-    if offset := grid_offset(tiff, geobox):
+    if offset := grid_offset(tiff, placed):
         _read_plain(tiff, sources, window, offset, seen)
     else:
-        _read_blocks(tiff, sources, geobox, window, seen)
+        _read_blocks(tiff, sources, placed, window, seen)
     return seen
 
 
