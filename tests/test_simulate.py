@@ -13,18 +13,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geom import box
 from rasterio.features import rasterize
-from scipy import stats
+from rasterio.vrt import WarpedVRT
+from scipy import ndimage, stats
 
 from coseis.errors import InputRefusedError, UsageError
 from coseis.simulate import simulate_arrays, simulate_event
+from coseis.simulate.annotator import annotate
 from coseis.simulate.ground import make_ground
-from coseis.simulate.landcover import Cover
+from coseis.simulate.landcover import FOREST, NEW_LANDSLIDE, Cover
 from coseis.simulate.landslides import SIZE_LAW, draw_areas_m2, make_landslides, susceptibility
-from coseis.simulate.scenes import Look, expose
+from coseis.simulate.scenes import Look, Sky, Surface
+from coseis.simulate.sensor import expose
 from coseis.simulate.terrain import make_terrain, slope_deg
 from coseis.types import PHASES
 
 SIZE_KM = 1.8
+CHANGED = {
+    Cover.BARE_FIELD,
+    Cover.CLEAR_CUT,
+    Cover.WINDTHROW,
+    Cover.QUARRY,
+    Cover.FRESH_GRAVEL,
+    Cover.MUDDY_WATER,
+}
+"""Covers that come between the scenes where no landslide does."""
 
 
 @pytest.fixture(scope="module")
@@ -121,25 +133,25 @@ def test_slopes_that_face_the_sun_are_brighter():
     ridge = np.tile(60 - 0.9 * np.abs(x - 100), (200, 1))  # runs north to south
     cover = np.full(ridge.shape, Cover.BROADLEAF, np.uint8)
     tone = np.ones(ridge.shape, np.float16)
-    view = expose(ridge, cover, tone, Look(sun_azimuth_deg=90, sun_elevation_deg=40))
+    view = expose(Surface(ridge, cover, tone), Look(sun_azimuth_deg=90, sun_elevation_deg=40))
     east, west = view.reflectance[:, 20:180, 120:180], view.reflectance[:, 20:180, 20:80]
     assert (east.mean(axis=(1, 2)) > 1.3 * west.mean(axis=(1, 2))).all()
-    assert (view.cloud.sum(), view.shadow.sum(), view.haze.sum()) == (0, 0, 0)
+    assert (view.sky == Sky.CLEAR).all()
+    assert (view.called == Sky.CLEAR).all()
 
 
 def test_clouds_are_bright_and_throw_their_shadow_away_from_the_sun():
     flat = np.zeros((800, 400), np.float32)
     cover, tone = np.full(flat.shape, Cover.BROADLEAF, np.uint8), np.ones(flat.shape, np.float16)
     look = Look(sun_azimuth_deg=180, sun_elevation_deg=45, cloud_share=0.1, seed=1)
-    view = expose(flat, cover, tone, look)
-    assert 0.03 < view.cloud.mean() < 0.25
-    assert view.reflectance[2][view.cloud].mean() > 0.3
-    assert (
-        view.reflectance[3][view.shadow].mean() < 0.6 * view.reflectance[3][~view.shadow & ~view.cloud].mean()
-    )
-    north = view.cloud[300:]  # 900 m up, sun in the south at 45 degrees
+    view = expose(Surface(flat, cover, tone), look)
+    cloud, shadow = view.sky == Sky.CLOUD, view.sky == Sky.SHADOW
+    assert 0.03 < cloud.mean() < 0.25
+    assert view.reflectance[2][cloud].mean() > 0.3
+    assert view.reflectance[3][shadow].mean() < 0.6 * view.reflectance[3][~shadow & ~cloud].mean()
+    north = cloud[300:]  # 900 m up, sun in the south at 45 degrees
     assert north.sum() > 1000
-    assert (view.shadow | view.cloud)[:500][north].mean() > 0.8
+    assert (shadow | cloud)[:500][north].mean() > 0.8
 
 
 # Arrays
@@ -191,12 +203,12 @@ def test_truth_polygons_burn_to_exactly_the_mask(event):
     assert landslides.crs == crs == rasterio.CRS.from_epsg(32654)
     assert np.array_equal(rasterize(landslides.geometry, out_shape=mask.shape, transform=transform), mask)
     assert landslides["id"].tolist() == list(range(1, len(landslides) + 1))
-    assert set(landslides["kind"]) == {"new"}
+    assert set(landslides["kind"]) <= {"new", "reactivated"}
     assert landslides["area_m2"].to_numpy() == pytest.approx(landslides.area.to_numpy())
     assert len(landslides) == event.landslide_count
     assert mask.mean() == pytest.approx(event.landslide_share)
     classes = read(event.classes, 1)
-    assert np.array_equal(np.isin(classes, [Cover.SCAR_BROWN, Cover.SCAR_PALE, Cover.RUNOUT]), mask == 1)
+    assert np.array_equal(np.isin(classes, NEW_LANDSLIDE), mask == 1)
     assert (classes > 0).all()
 
 
@@ -265,7 +277,7 @@ def test_reflectance_and_masks_of_overlapping_scenes_tell_of_the_same_ground(eve
     assert np.corrcoef(a[both], b[both])[0, 1] > 0.7
 
 
-def test_udm2_classes_are_exclusive_and_mark_the_clouds(items):
+def test_udm2_is_exclusive_and_marks_clouds_but_not_all_of_the_thin(event, items):
     clouds = []
     for item in items:
         sr, udm2 = (read(asset.get_absolute_href()) for asset in (sr_of(item), udm2_of(item)))
@@ -277,10 +289,15 @@ def test_udm2_classes_are_exclusive_and_mark_the_clouds(items):
         assert np.array_equal(udm2[7] & 1, (~inside).astype(np.uint8))
         cloud = udm2[5] == 1
         assert item.properties["eo:cloud_cover"] == pytest.approx(100 * cloud[inside].mean(), abs=0.06)
-        clouds.append(cloud.any())
-        if cloud.any():
+        true = read(event.skies / f"{item.id}.tif", 1)
+        assert np.array_equal(true > 0, inside)
+        clouds.append((true == Sky.CLOUD).any())
+        if clouds[-1]:
+            assert cloud[true == Sky.CLOUD].all()
             assert np.median(sr[2][cloud]) > 4 * np.median(sr[2][udm2[0] == 1])
             assert udm2[2].any()
+            missed = (udm2[0] == 1)[true == Sky.THIN].mean()
+            assert missed == pytest.approx(0.1, abs=0.03)
     assert clouds == [False, False, False, True]
 
 
@@ -374,6 +391,158 @@ def test_large_maps_have_many_scenes_that_cover_them(tmp_path):
         assert shapely.union_all(outlines).contains(shapely.box(*event.aoi))
 
 
+# Confusers, old scars and the other files of the truth
+
+
+def test_an_old_scar_is_there_before_the_event_and_some_move_again():
+    ground = make_ground(700, seed=2, density_per_km2=60)
+    old = rasterize(ground.old_scars.geometry, out_shape=(700, 700), transform=ground.grid.transform) > 0
+    scarred = ground.cover["pre"] == Cover.OLD_SCAR
+    assert scarred[old].mean() > 0.9  # the rest is road and water
+    assert not scarred[~old].any()
+    assert (ground.cover["post"][scarred & (ground.mask == 0)] == Cover.OLD_SCAR).all()
+    assert 0.1 <= len(ground.old_scars) / len(ground.landslides) <= 0.2
+    for table, first in ((ground.old_scars, "old"), (ground.landslides, "new")):
+        assert set(table["kind"]) == {first, "reactivated"}
+    moved = ground.old_scars[ground.old_scars["kind"] == "reactivated"]
+    assert 0.1 < len(moved) / len(ground.old_scars) < 0.7
+    assert moved.intersects(ground.landslides.union_all()).all()
+
+
+def test_source_and_deposit_make_up_each_landslide():
+    ground = make_ground(500, seed=3, density_per_km2=40)
+    whole = ground.parts.dissolve("id").geometry
+    assert whole.area.to_numpy() == pytest.approx(
+        ground.landslides.set_index("id").area[whole.index].to_numpy()
+    )
+    by_part = ground.parts.assign(area=ground.parts.area).groupby("part")["area"].sum()
+    assert 0.15 < by_part["deposit"] / by_part.sum() < 0.6
+    sources = ground.parts[ground.parts["part"] == "source"].geometry.union_all()
+    classes = ground.cover["post"]
+    upper = rasterize([sources], out_shape=classes.shape, transform=ground.grid.transform) > 0
+    assert (
+        np.isin(classes[upper], [Cover.SCAR_BROWN, Cover.SCAR_PALE]).mean() > 0.85
+    )  # the rest: other deposits
+
+
+def test_a_share_of_bodies_merges(terrain):
+    bodies = make_landslides(terrain, seed=2).bodies
+    first, second = shapely.STRtree(bodies).query(bodies, predicate="intersects")
+    merged = np.unique(first[first != second]).size / len(bodies)
+    assert 0.2 < merged < 0.55
+
+
+def test_confusers_are_drawn_and_half_of_the_clear_cuts_are_new():
+    new, old, forest, blown = 0, 0, 0, 0
+    for seed in range(3):
+        ground = make_ground(1000, seed=seed)
+        before, after = ground.cover["pre"], ground.cover["post"]
+        new += ((after == Cover.CLEAR_CUT) & (before != Cover.CLEAR_CUT)).sum()
+        old += (before == Cover.CLEAR_CUT).sum()
+        forest += np.isin(before, FOREST).sum()
+        blown += (after == Cover.WINDTHROW).sum() - (before == Cover.WINDTHROW).sum()
+        untouched = (ground.mask == 0) & (before != after)
+        assert set(np.unique(after[untouched])) <= CHANGED
+    assert 0.003 < (new + old) / forest < 0.012
+    assert 0.2 < new / (new + old) < 0.8
+    assert 0.001 < blown / forest < 0.003
+
+
+def test_the_annotator_is_near_the_truth_but_not_on_it():
+    ground = make_ground(1000, seed=4)
+    true = ground.landslides.geometry.to_numpy()
+    drawn = annotate(true, seed=4)
+    assert shapely.is_valid(drawn).all()
+    assert shapely.area(drawn).min() >= 400
+    assert len(drawn) < len(true)
+    exact, loose = shapely.union_all(true), shapely.union_all(drawn)
+    overlap = shapely.intersection(exact, loose).area / shapely.union(exact, loose).area
+    assert 0.5 < overlap < 0.9
+    assert all(shapely.equals(a, b) for a, b in zip(drawn, annotate(true, seed=4), strict=True))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_scenes_lie_where_the_recorded_shifts_say(phase, event, items):
+    """Rendered ground of known place: the seen red band correlates best at the shift in the truth."""
+    shifts = json.loads(event.shifts.read_text())["scenes"]
+    assert set(shifts) == {item.id for item in items}
+    with rasterio.open(event.mask) as source:
+        left, top = source.bounds.left, source.bounds.top
+    road = np.isin(read(event.truth.classes_pre, 1), [Cover.ROAD, Cover.GRAVEL, Cover.WATER])
+    road &= np.isin(read(event.classes, 1), [Cover.ROAD, Cover.GRAVEL, Cover.WATER, Cover.MUDDY_WATER])
+    pattern = ndimage.gaussian_filter(road.astype(np.float32), 0.7)
+    item = next(i for i in items if shifts[i.id]["phase"] == phase)
+    with rasterio.open(sr_of(item).get_absolute_href()) as source:
+        green = source.read(2).astype(np.float32)
+        row, column = round((top - source.bounds.top) / 3), round((source.bounds.left - left) / 3)
+    inside = ndimage.binary_erosion(green > 0, iterations=12)
+    green = np.log(np.maximum(green, 1)) - ndimage.gaussian_filter(np.log(np.maximum(green, 1)), 6)
+    scene = shifts[item.id]
+    elevation = read(event.dem, 1)
+    rise = np.clip((elevation - scene["reference_m"]) / scene["scale_m"], -1, 1)
+    down, right = (
+        s + r * float(rise[road].mean()) for s, r in zip(scene["scene_px"], scene["relief_px"], strict=True)
+    )
+    window = (slice(row, row + green.shape[0]), slice(column, column + green.shape[1]))
+
+    def agreement(dy, dx):
+        moved = ndimage.shift(pattern, (dy, dx), order=1)[window]
+        return np.corrcoef(moved[inside], green[inside])[0, 1]
+
+    true = agreement(down, right)
+    assert all(
+        true > agreement(down + dy, right + dx) for dy, dx in ((2.5, 0), (-2.5, 0), (0, 2.5), (0, -2.5))
+    )
+
+
+def test_what_was_seen_is_clear_but_for_clouds_and_their_shadows(event, items):
+    with rasterio.open(event.truth.observed) as source:
+        pre, post = source.read()
+        assert source.descriptions == PHASES
+    assert (pre == Sky.CLEAR).mean() > 0.999
+    assert 0.01 < np.isin(post, [Sky.CLOUD, Sky.SHADOW, Sky.THIN]).mean() < 0.4
+    assert (post > 0).mean() > 0.999
+
+
+def test_snow_lies_before_the_event_on_request(tmp_path):
+    event = simulate_event(tmp_path, size_km=0.8, seed=1, pre_season="snow")
+    for item in pystac.Catalog.from_file(str(event.catalog)).get_items(recursive=True):
+        snow = read(udm2_of(item).get_absolute_href(), Sky.SNOW)
+        assert (snow.mean() > 0.2) == (item.datetime < event.event_time)
+
+
+def test_scenes_of_two_zones_and_their_truth_agree(tmp_path):
+    event = simulate_event(tmp_path, size_km=1.5, seed=3, zones=2, misfit_px=0)
+    items = list(pystac.Catalog.from_file(str(event.catalog)).get_items(recursive=True))
+    assert {item.properties["proj:code"] for item in items} == {"EPSG:32654", "EPSG:32655"}
+    for item in items:
+        west = shapely.geometry.shape(item.geometry).centroid.x < 144
+        assert item.properties["proj:code"] == ("EPSG:32654" if west else "EPSG:32655")
+    tables = [gpd.read_file(truth.landslides) for truth in (event.truth, event.truth_east)]
+    assert [table.crs.to_epsg() for table in tables] == [32654, 32655]
+    assert tables[0].to_crs(32655).area.to_numpy() == pytest.approx(tables[1].area.to_numpy(), rel=1e-6)
+    # In both zones the scene after the event is redder in its own zone's truth.
+    for item in items:
+        if item.datetime > event.event_time:
+            east = item.properties["proj:code"] == "EPSG:32655"
+            truth = event.truth_east if east else event.truth
+            with rasterio.open(sr_of(item).get_absolute_href()) as source, rasterio.open(truth.mask) as mask:
+                with WarpedVRT(
+                    mask, crs=source.crs, transform=source.transform, width=source.width, height=source.height
+                ) as same:
+                    slid = same.read(1) > 0
+                bands = source.read().astype(float)
+            seen = bands[0] > 0
+            ratio = np.divide(bands[2], bands[1], where=seen, out=np.zeros_like(bands[2]))
+            core = ndimage.binary_erosion(slid) & seen
+            assert core.sum() > 100
+            assert (
+                np.median(ratio[core])
+                > 1.1
+                > np.median(ratio[seen & ~ndimage.binary_dilation(slid, iterations=2)])
+            )
+
+
 # Refusals
 
 
@@ -386,6 +555,9 @@ def test_large_maps_have_many_scenes_that_cover_them(tmp_path):
         ({"density_per_km2": 0, "size_km": 1}, r"density_per_km2 is 0"),
         ({"cloud_share": 1.0}, r"cloud_share is 1.0"),
         ({"preset": "alps", "size_km": 1}, r"preset is 'alps'"),
+        ({"misfit_px": 6, "size_km": 1}, r"misfit_px is 6; expected 0 to 5"),
+        ({"pre_season": "winter", "size_km": 1}, r"pre_season is 'winter'; expected one of summer"),
+        ({"zones": 3, "size_km": 1}, r"zones is 3; expected 1 or 2"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):

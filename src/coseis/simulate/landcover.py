@@ -39,6 +39,18 @@ class Cover(IntEnum):
     SCAR_BROWN = 10
     SCAR_PALE = 11
     RUNOUT = 12
+    CLEAR_CUT = 13
+    WINDTHROW = 14
+    QUARRY = 15
+    CORRIDOR = 16
+    FRESH_GRAVEL = 17
+    LOG_RAFT = 18
+    MUDDY_WATER = 19
+
+
+NEW_LANDSLIDE = (Cover.SCAR_BROWN, Cover.SCAR_PALE, Cover.RUNOUT, Cover.LOG_RAFT)
+"""What covers new landslides, and nothing else."""
+FOREST = (Cover.BROADLEAF, Cover.CONIFER)
 
 
 @dataclass(frozen=True)
@@ -48,9 +60,11 @@ class LandCover:
     before: CoverArray
     """uint8 (y, x), codes of `Cover`."""
     after: CoverArray
-    """uint8 (y, x), the same but for fields that were ploughed or harvested in between."""
+    """uint8 (y, x), the same but for what people, storms and rivers did in between."""
     tone: NDArray[np.float16]
     """float16 (y, x), factor on the reflectance of the cover, about 1: each stand and parcel has its own."""
+    grass: NDArray[np.uint8]
+    """uint8 (y, x), percent of the cover that grass has grown over."""
 
 
 def make_land_cover(terrain: Terrain, *, seed: int) -> LandCover:
@@ -71,7 +85,7 @@ def make_land_cover(terrain: Terrain, *, seed: int) -> LandCover:
         surface[roads] = Cover.ROAD
     _fill_rivers(rng, terrain, (cover, after))
     _roughen(rng, cover, tone)
-    return LandCover(cover, after, tone.astype(np.float16))
+    return LandCover(cover, after, tone.astype(np.float16), np.zeros(shape, np.uint8))
 
 
 def _plant_forest(rng: np.random.Generator, terrain: Terrain, cover: CoverArray) -> FloatArray:
@@ -79,7 +93,7 @@ def _plant_forest(rng: np.random.Generator, terrain: Terrain, cover: CoverArray)
     shape = terrain.coarse_plain.shape
     count = max(8, round(shape[0] * shape[1] * CELL_M**2 / 60_000))
     centres = rng.uniform(0, shape, (count, 2))
-    cells = np.indices(shape).reshape(2, -1).T + 1.5 * rng.standard_normal((shape[0] * shape[1], 2))
+    cells = np.indices(shape).reshape(2, -1).T + 2.4 * rng.standard_normal((shape[0] * shape[1], 2))
     stand = cKDTree(centres).query(cells)[1].reshape(shape)
     kind = rng.random(count)
     slope = slope_deg(terrain.coarse_elevation_m, CELL_M)
@@ -90,7 +104,7 @@ def _plant_forest(rng: np.random.Generator, terrain: Terrain, cover: CoverArray)
     )  # no straight edge along the coarse grid
     cover[terrain.upsample(conifer.astype(np.float32)) + wobble > 0.5] = Cover.CONIFER
     cover[terrain.upsample(clearing.astype(np.float32)) + wobble > 0.5] = Cover.GRASS
-    tones = np.exp(0.15 * rng.standard_normal(count))[stand] * np.exp(0.12 * smooth_noise(rng, shape, 10.0))
+    tones = np.exp(0.13 * rng.standard_normal(count))[stand] * np.exp(0.06 * smooth_noise(rng, shape, 16.0))
     return terrain.upsample(tones.astype(np.float32))
 
 
@@ -98,9 +112,9 @@ def _lay_fields(
     rng: np.random.Generator, terrain: Terrain, before: CoverArray, after: CoverArray, tone: FloatArray
 ) -> None:
     """Parcels of 0.3-0.9 ha along the river on the plain: rice, grass, 30 % bare, half of those newly."""
-    edge = smooth_noise(rng, terrain.coarse_plain.shape, 1.0)  # and not the steps of the coarse grid
+    edge = smooth_noise(rng, terrain.coarse_plain.shape, 1.6)  # and not the steps of the coarse grid
     plain = (
-        terrain.upsample(ndimage.gaussian_filter(terrain.coarse_plain.astype(np.float32), 1.2) + 0.05 * edge)
+        terrain.upsample(ndimage.gaussian_filter(terrain.coarse_plain.astype(np.float32), 1.9) + 0.05 * edge)
         > 0.6
     )
     y_px, x_px = np.nonzero(plain)
@@ -120,7 +134,7 @@ def _lay_fields(
     bank = (u - column * width < 4) | (v - row * 105 < 5)
     before[plain] = np.where(bank, Cover.GRASS, np.where(use == 3, Cover.RICE, covers[use]))
     after[plain] = np.where(bank, Cover.GRASS, covers[use])
-    tone[plain] = np.exp(0.2 * rng.standard_normal(4096))[parcel]
+    tone[plain] = np.exp(0.25 * rng.standard_normal(4096))[parcel]  # moist and dry soil differ most
 
 
 def _road_mask(rng: np.random.Generator, terrain: Terrain) -> NDArray[np.bool_]:
@@ -142,10 +156,10 @@ def _road_mask(rng: np.random.Generator, terrain: Terrain) -> NDArray[np.bool_]:
             taken[place] = True
             path.append(place)
             place = int(drainage.receiver[place])
-        if len(path) < 12:
+        if len(path) < 19:
             continue
-        points = np.stack([x[path], y[path]], axis=1) + rng.normal(0.0, 0.4, (len(path), 2)) + 0.8
-        points = ndimage.gaussian_filter1d(points, 1.6, axis=0, mode="nearest")
+        points = np.stack([x[path], y[path]], axis=1) + rng.normal(0.0, 0.6, (len(path), 2)) + 1.3
+        points = ndimage.gaussian_filter1d(points, 2.6, axis=0, mode="nearest")
         line = shapely.LineString(terrain.to_pixel(points))
         lines.append(line)
         missing_m -= line.length * PIXEL_M
@@ -159,7 +173,7 @@ def _road_mask(rng: np.random.Generator, terrain: Terrain) -> NDArray[np.bool_]:
 def _fill_rivers(rng: np.random.Generator, terrain: Terrain, surfaces: tuple[CoverArray, CoverArray]) -> None:
     """Water 16-30 m wide, gravel bars beside it."""
     centres = ((np.arange(terrain.size_px) + 0.5) * PIXEL_M).astype(np.float32)
-    width = terrain.upsample(smooth_noise(rng, terrain.coarse_plain.shape, 6.0))
+    width = terrain.upsample(smooth_noise(rng, terrain.coarse_plain.shape, 10.0))
     for river in terrain.rivers:
         distance = river.distance_m(centres[:, None], centres[None, :])
         bar = np.abs(distance + 6 * width) < 14 + 9 * width
@@ -173,7 +187,7 @@ def _roughen(rng: np.random.Generator, cover: CoverArray, tone: FloatArray) -> N
     """Texture of 2-8 px in place: tree crowns most, fields and water least."""
     sd = np.zeros(len(Cover) + 1, np.float32)
     sd[:] = 0.06
-    sd[[Cover.BROADLEAF, Cover.CONIFER]] = 0.17, 0.20
+    sd[[Cover.BROADLEAF, Cover.CONIFER]] = 0.26, 0.26
     sd[Cover.WATER] = 0.02
     crowns = smooth_noise(rng, cover.shape, 0.8)
     crowns += 0.5 * smooth_noise(rng, cover.shape, 2.2)

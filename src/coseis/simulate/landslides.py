@@ -30,6 +30,8 @@ LEAST_AREA_M2 = 100.0
 GREATEST_AREA_M2 = 500_000.0
 DENSITY_PER_KM2 = 14.0
 """9,314 landslides on 671.87 km2."""
+TEPHRA_RANGE_M, FIRM_SHARE = 900.0, 0.55
+"""How far patches of thick, loose tephra reach, and the share of the map that has none and holds."""
 SLOPE_BELL_DEG: dict[Preset, tuple[float, float]] = {"iburi": (20.0, 7.0), "steep": (35.0, 8.0)}
 """Slope at which landslides are likeliest, and the standard deviation around it."""
 POINTS = 36
@@ -46,6 +48,8 @@ class Landslides:
     """A valid shapely Polygon each; bodies may overlap, as neighbouring landslides merge."""
     runouts: NDArray[np.object_]
     """The lower part of each body: a polygon that lies mostly inside it."""
+    crowns: Positions
+    """Pixels, (2, n), y and x: where each started."""
 
     @property
     def area_m2(self) -> NDArray[np.float64]:
@@ -54,7 +58,12 @@ class Landslides:
 
 
 def make_landslides(
-    terrain: Terrain, *, seed: int, density_per_km2: float = DENSITY_PER_KM2, event: int = 0
+    terrain: Terrain,
+    *,
+    seed: int,
+    density_per_km2: float = DENSITY_PER_KM2,
+    event: int = 0,
+    again: Positions | None = None,
 ) -> Landslides:
     """Set off landslides where the ground shook and the slope is right, and let each run down the slope.
 
@@ -63,12 +72,16 @@ def make_landslides(
         seed: equal seeds give equal polygons.
         density_per_km2: mean number per square kilometre; they cluster by shaking.
         event: 0 for the earthquake that is mapped; other numbers give other, earlier events.
+        again: pixels, (2, k), y and x, where so many of the landslides start: in scars that move again.
     """
     rng = np.random.default_rng([seed, 3, event])
     map_km2 = (terrain.size_px * PIXEL_M / 1000) ** 2
     count = max(1, round(density_per_km2 * map_km2))
     areas_m2 = draw_areas_m2(rng, count, greatest_m2=min(GREATEST_AREA_M2, 0.02 * map_km2 * 1e6))
     heads = _draw_heads(rng, terrain, count)
+    if again is not None:
+        again = again[:, :count]
+        heads[:, : again.shape[1]] = again
     ratio = np.clip(np.exp(rng.normal(np.log(1.8), 0.4, count)), 1.1, 3.5)
     length_m = np.sqrt(1.35 * areas_m2 * ratio)
     path = _trace(rng, terrain, heads, length_m)
@@ -85,17 +98,18 @@ def draw_areas_m2(
 
 def susceptibility(rng: np.random.Generator, terrain: Terrain) -> NDArray[np.float64]:
     """Relative likelihood of a landslide, float64 (cell, cell): shaking x weak cover x slope x form."""
-    height = ndimage.gaussian_filter(terrain.coarse_elevation_m, 0.7)
+    height = ndimage.gaussian_filter(terrain.coarse_elevation_m, 1.1)
     peak, spread = SLOPE_BELL_DEG[terrain.preset]
     bell = np.exp(-0.5 * ((slope_deg(height, CELL_M) - peak) / spread) ** 2)
-    curvature = ndimage.gaussian_laplace(height, 1.5)
+    curvature = ndimage.gaussian_laplace(height, 2.4)
     hollow = np.where(curvature > np.percentile(curvature, 75), 2.0, 1.0)
     ridge = np.where(curvature < np.percentile(curvature, 20), 1.3, 1.0)
-    dry = 1 - ndimage.gaussian_filter(terrain.coarse_plain.astype(np.float32), 1.0)
-    weak = np.clip(0.35 + smooth_noise(rng, height.shape, 600 / CELL_M), 0, 1)  # thick, loose tephra
-    likelihood = (_shaking(rng, height.shape) * weak * bell * hollow * ridge * dry**4).astype(np.float64)
+    dry = 1 - ndimage.gaussian_filter(terrain.coarse_plain.astype(np.float32), 1.6)
     inside = np.zeros(height.shape, bool)
     inside[MARGIN_CELLS:-MARGIN_CELLS, MARGIN_CELLS:-MARGIN_CELLS] = True
+    tephra = smooth_noise(rng, height.shape, TEPHRA_RANGE_M / CELL_M)
+    weak = np.clip(2 * (tephra - np.quantile(tephra[inside], FIRM_SHARE)), 0, 1)
+    likelihood = (_shaking(rng, height.shape) * weak * bell * hollow * ridge * dry**4).astype(np.float64)
     likelihood[~inside | terrain.coarse_plain] = 0
     return np.asarray(likelihood)
 
@@ -124,8 +138,8 @@ def _draw_heads(rng: np.random.Generator, terrain: Terrain, count: int) -> Posit
 
 
 def _trace(rng: np.random.Generator, terrain: Terrain, heads: Positions, length_m: Positions) -> Positions:
-    """Paths of steepest descent with some inertia, pixels, float64 (POINTS, 2, n); slower on the flat."""
-    height = ndimage.gaussian_filter(terrain.coarse_elevation_m, 0.7)
+    """Paths of steepest descent with some inertia, pixels, float64 (POINTS, 2, n); slow on the flat."""
+    height = ndimage.gaussian_filter(terrain.coarse_elevation_m, 1.1)
     fields = np.gradient(height, CELL_M)
     position = heads.copy()
     direction = np.zeros_like(heads)
@@ -136,9 +150,10 @@ def _trace(rng: np.random.Generator, terrain: Terrain, heads: Positions, length_
         gradient = np.stack([ndimage.map_coordinates(f, cell, order=1, mode="nearest") for f in fields])
         steepness = np.hypot(*gradient)
         downhill = -gradient / np.maximum(steepness, 1e-6)
-        direction = 0.75 * direction + 0.25 * downhill + 0.06 * rng.standard_normal(heads.shape)
+        direction = 0.7 * direction + 0.3 * downhill + 0.06 * rng.standard_normal(heads.shape)
         direction /= np.maximum(np.hypot(*direction), 1e-6)
-        position = position + direction * step_px * np.clip(steepness / 0.12, 0.35, 1)
+        fall = -(direction * gradient).sum(axis=0)
+        position = position + direction * step_px * np.clip(fall / 0.15, 0.1, 1)
         path.append(position)
     return np.asarray(ndimage.gaussian_filter1d(np.stack(path), 1.2, axis=0, mode="nearest"))
 
@@ -160,7 +175,7 @@ def _outline(rng: np.random.Generator, terrain: Terrain, path: Positions, areas_
     kept = shapely.area(bodies) * PIXEL_M**2 >= LEAST_AREA_M2
     start = round(SOURCE_SHARE * POINTS)
     tail = _Strand(trunk.member, path[start:], trunk.left[start:], trunk.right[start:])
-    return Landslides(bodies[kept], _ribbons(tail, 1.1 * width_px)[kept])
+    return Landslides(bodies[kept], _ribbons(tail, 1.1 * width_px)[kept], path[0][:, kept])
 
 
 def _height_m(terrain: Terrain, position: Positions) -> Positions:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pystac
 import rasterio
-import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from rasterio.enums import Resampling
+from shapely.geometry.base import BaseGeometry
 
-from coseis.simulate.scenes import BANDS, BoolArray, Exposure, Look
+from coseis.simulate.scenes import BANDS, BoolArray, Look, Sky
+from coseis.simulate.sensor import Exposure
 
 SR_SCALE = 0.0001
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -47,7 +48,7 @@ def write_scene(
     exposure: Exposure,
     *,
     grid: GeoBox,
-    footprint: shapely.Polygon,
+    footprint: BaseGeometry,
     inside: BoolArray,
     taken: tuple[datetime, Look],
 ) -> pystac.Item:
@@ -71,7 +72,7 @@ def write_scene(
     words = tuple(text.split(" (")[0] for text in UDM2_BANDS)
     write_cog(folder / f"{names['udm2']}.tif", udm2, grid, nodata=None, descriptions=words)
 
-    cloud_percent = round(100 * float(exposure.cloud[inside].mean()), 1)
+    cloud_percent = round(100 * float((exposure.called[inside] == Sky.CLOUD).mean()), 1)
     item = _item(item_id, footprint, grid, taken, cloud_percent)
     sr_bands = [{"nodata": 0, "data_type": "uint16", "spatial_resolution": 3.0, "scale": SR_SCALE}] * 4
     udm2_bands = [{"data_type": "uint8", "spatial_resolution": 3.0}] * 8
@@ -122,18 +123,20 @@ def write_cog(
 def _udm2(exposure: Exposure, inside: BoolArray) -> NDArray[np.uint8]:
     """Planet's usable data mask, uint8 (8, y, x); every pixel inside has exactly one of the six classes."""
     udm2 = np.zeros((8, *inside.shape), np.uint8)
-    udm2[2] = exposure.shadow & inside
-    udm2[3] = exposure.haze & inside
-    udm2[5] = exposure.cloud & inside
-    seen_through = udm2[2] + udm2[3] + udm2[5]
-    udm2[0] = inside & (seen_through == 0)
-    udm2[6] = np.where(inside, np.where(seen_through > 0, 78, 96), 0)
+    for sky in Sky:
+        udm2[sky - 1] = (exposure.called == sky) & inside
+    hidden = inside & (exposure.called != Sky.CLEAR)
+    udm2[6] = np.where(inside, np.where(hidden, 78, 96), 0)
     udm2[7] = np.where(inside, 2 * udm2[5], 1)  # bit 0: outside the footprint, bit 1: cloud
     return udm2
 
 
 def _item(
-    item_id: str, footprint: shapely.Polygon, grid: GeoBox, taken: tuple[datetime, Look], cloud_percent: float
+    item_id: str,
+    footprint: BaseGeometry,
+    grid: GeoBox,
+    taken: tuple[datetime, Look],
+    cloud_percent: float,
 ) -> pystac.Item:
     when, look = taken
     outline = Geometry(footprint, grid.crs).to_crs("EPSG:4326")

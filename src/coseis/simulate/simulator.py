@@ -1,17 +1,16 @@
 """From a seed and a size, a synthetic earthquake: Planet-like scenes before and after, exact truth."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pystac
 import shapely
-import shapely.affinity
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import multipoint
@@ -19,27 +18,42 @@ from pydantic import AwareDatetime
 from rasterio.features import rasterize
 
 from coseis.errors import InputRefusedError, UsageError
-from coseis.simulate.ground import Ground, check_arguments, make_ground, to_crs
+from coseis.simulate.frames import Frame, plan_frames
+from coseis.simulate.ground import EAST_EPSG, Ground, check_arguments, make_ground
 from coseis.simulate.landslides import DENSITY_PER_KM2
 from coseis.simulate.planetscope import write_cog, write_scene
-from coseis.simulate.scenes import Exposure, Look, expose
+from coseis.simulate.scenes import Look, Season
+from coseis.simulate.sensor import Exposure, Misfit, draw_misfit, expose, place
 from coseis.simulate.terrain import PIXEL_M, FloatArray, Preset
+from coseis.simulate.truth import (
+    Truth,
+    misfit_row,
+    see,
+    write_legend,
+    write_shifts,
+    write_truth,
+    write_truth_east,
+)
 from coseis.types import PHASES, Phase, Value
 
 EVENT_TIME = datetime(2018, 9, 5, 18, 8, tzinfo=UTC)
 LEAST_SIZE_KM, GREATEST_SIZE_KM = 0.5, 60.0
-PASSES: dict[Phase, tuple[datetime, ...]] = {
-    "pre": (datetime(2018, 8, 3, 1, 2, 11, tzinfo=UTC), datetime(2018, 8, 21, 0, 57, 40, tzinfo=UTC)),
-    "post": (datetime(2018, 9, 11, 0, 58, 25, tzinfo=UTC), datetime(2018, 9, 13, 1, 4, 52, tzinfo=UTC)),
+GREATEST_MISFIT_PX = 5.0
+MISFIT_PX = 1.5
+"""Standard deviation of a scene's place along each axis."""
+HAZE: tuple[float, float, float, float] = (0.060, 0.045, 0.032, 0.012)
+"""Reflectance that haze adds before a correction; HAZE_LEFT is the share of it that corrections leave."""
+HAZE_LEFT = (0.03, 0.2)
+GAIN_SD, GREATEST_GAIN = 0.03, 0.05
+PRE_SEASONS: tuple[Season, ...] = ("summer", "leaf-off", "snow")
+SUN_ELEVATION_DEG: dict[tuple[Phase, Season], tuple[float, float]] = {
+    ("pre", "summer"): (44.0, 55.0),
+    ("pre", "leaf-off"): (40.0, 50.0),
+    ("pre", "snow"): (30.0, 38.0),
+    ("post", "summer"): (33.0, 44.0),
 }
-"""Neighbouring strips come from passes in turn."""
-SLANT_DEG: dict[Phase, float] = {"pre": 11.0, "post": 12.5}
-"""Strips follow the orbit, which crosses the grid's north at this angle; seams of the phases differ."""
-STRIP_M, FRAME_M = 7500.0, 12_000.0
-"""Greatest width of a strip and length of a scene; also what bounds the memory."""
-OVERLAP = 0.12
-LEAST_SCENE_PX = 64.0
-"""A corner of the map smaller than this many pixels gets no scene of its own: the overlap covers it."""
+SUN_AZIMUTH_DEG, AZIMUTH_SPREAD_DEG = 140.0, 15.0
+"""The phases differ by up to twice the spread."""
 COLLECTION = "PSScene"
 
 
@@ -52,10 +66,18 @@ class SimulatedEvent(Value):
     aoi_path: Path
     event_time: AwareDatetime
     landslides: Path
-    """GeoPackage, one polygon per landslide; the other truth files lie on the grid of the scenes' union."""
+    """GeoPackage, one polygon per landslide; see `Truth` for this and the following."""
     mask: Path
     classes: Path
     dem: Path
+    truth: Truth
+    """All files of the truth on the grid of the scenes' union."""
+    truth_east: Truth | None
+    """The same in the UTM zone to the east, for an event in two zones."""
+    shifts: Path
+    """JSON: the true misfit of each scene, by its id."""
+    skies: Path
+    """Folder: a raster a scene on its grid, uint8, codes of `Sky`, 0 outside: the mask without its errors."""
     landslide_count: int
     landslide_share: float
     """Share of the map's area, 0-1."""
@@ -69,6 +91,9 @@ def simulate_event(
     preset: Preset = "iburi",
     density_per_km2: float = DENSITY_PER_KM2,
     cloud_share: float = 0.04,
+    misfit_px: float = MISFIT_PX,
+    pre_season: Season = "summer",
+    zones: int = 1,
 ) -> SimulatedEvent:
     """Write a synthetic event: a static STAC catalog of PlanetScope-like scenes, and the truth under truth/.
 
@@ -79,6 +104,9 @@ def simulate_event(
         preset: iburi: low hills; steep: mountains.
         density_per_km2: mean number of landslides per square kilometre.
         cloud_share: share under cloud of the second strip after the event, 0-0.9.
+        misfit_px: standard deviation of a scene's place, pixels of 3 m, 0-5; two thirds of it follow relief.
+        pre_season: of the scenes before the event: summer, leaf-off or snow.
+        zones: 2 puts the event on the border of two UTM zones; scenes are delivered in that of their centre.
 
     Raises:
         UsageError: if an argument is out of range.
@@ -88,27 +116,45 @@ def simulate_event(
         raise UsageError(f"size_km is {size_km}; expected {LEAST_SIZE_KM} to {GREATEST_SIZE_KM} kilometres")
     if not 0 <= cloud_share <= 0.9:
         raise UsageError(f"cloud_share is {cloud_share}; expected 0 to 0.9")
+    if not 0 <= misfit_px <= GREATEST_MISFIT_PX:
+        raise UsageError(f"misfit_px is {misfit_px}; expected 0 to {GREATEST_MISFIT_PX:g} pixels")
+    if pre_season not in PRE_SEASONS:
+        raise UsageError(f"pre_season is {pre_season!r}; expected one of {', '.join(PRE_SEASONS)}")
     size_px = round(size_km * 1000 / PIXEL_M)
-    check_arguments(size_px, seed=seed, preset=preset, density_per_km2=density_per_km2)
+    choice: dict[str, Any] = {
+        "seed": seed,
+        "preset": preset,
+        "density_per_km2": density_per_km2,
+        "zones": zones,
+    }
+    check_arguments(size_px, **choice)
     folder = _new_folder(Path(out))
-    ground = make_ground(size_px, seed=seed, preset=preset, density_per_km2=density_per_km2)
-    aoi = _inner_bbox(ground.grid)
+    ground = make_ground(size_px, **choice)
+    files = Truth.under(folder / "truth")
     event = SimulatedEvent(
         catalog=folder / "catalog.json",
-        aoi=aoi,
+        aoi=_inner_bbox(ground.grid),
         aoi_path=folder / "aoi.geojson",
         event_time=EVENT_TIME,
-        landslides=folder / "truth" / "landslides.gpkg",
-        mask=folder / "truth" / "mask.tif",
-        classes=folder / "truth" / "classes.tif",
-        dem=folder / "truth" / "dem.tif",
+        **{name: getattr(files, name) for name in ("landslides", "mask", "classes", "dem")},
+        truth=files,
+        truth_east=Truth.under(folder / "truth" / str(EAST_EPSG)) if zones == 2 else None,
+        shifts=folder / "truth" / "shifts.json",
+        skies=folder / "truth" / "skies",
         landslide_count=len(ground.landslides),
         landslide_share=float(ground.mask.mean()),
     )
-    _write_truth(event, ground)
-    items = _write_scenes(folder, ground, seed, cloud_share)
-    parameters = {"size_km": size_km, "seed": seed, "preset": preset, "density_per_km2": density_per_km2}
-    _write_summary(folder, event, parameters | {"cloud_share": cloud_share})
+    frames = plan_frames(size_px, pre_season)
+    items, observed = _write_scenes(
+        event, ground, frames, seed=seed, cloud_share=cloud_share, misfit_px=misfit_px
+    )
+    write_truth(files, ground, observed, seed=seed)
+    if event.truth_east is not None:
+        event.truth_east.mask.parent.mkdir()
+        write_truth_east(event.truth_east, files, ground, observed)
+    write_legend(folder / "truth" / "legend.json")
+    seen = {"cloud_share": cloud_share, "misfit_px": misfit_px, "pre_season": pre_season}
+    _write_summary(folder, event, {"size_km": size_km} | choice | seen)
     _write_catalog(folder, items)  # last: a folder with a catalog is complete
     return event
 
@@ -135,108 +181,94 @@ def simulate_arrays(
         landslides, uint8 (y, x), 1 where one is.
     """
     ground = make_ground(size_px, seed=seed, preset=preset, density_per_km2=density_per_km2)
-    looks = {phase: _draw_look(seed, phase, 0, cloud_share * (phase == "post")) for phase in PHASES}
-    pre, post = (
-        _expose(ground, phase, (slice(None), slice(None)), looks[phase]).reflectance for phase in PHASES
-    )
-    return pre, post, ground.mask
+    seen = []
+    for phase in PHASES:
+        look = _draw_look(seed, phase, 0, "summer", cloud_share * (phase == "post"))
+        misfit = _draw_misfit(seed, phase, 0, ground, 0.0)
+        seen.append(expose(ground.surface(phase, (slice(None), slice(None))), look, misfit).reflectance)
+    return seen[0], seen[1], ground.mask
 
 
-def _draw_look(seed: int, phase: Phase, strip: int, cloud_share: float) -> Look:
+def _draw_look(seed: int, phase: Phase, strip: int, season: Season, cloud_share: float) -> Look:
     """Sun, haze and calibration of one strip."""
     rng = np.random.default_rng([seed, 6, PHASES.index(phase), strip])
-    azimuth, elevation = {"pre": (132.0, 48.0), "post": (148.0, 38.0)}[phase]
-    gain = 1 + np.clip(0.025 * rng.standard_normal() + 0.01 * rng.standard_normal(4), -0.05, 0.05)
-    blue, green, red, nir = (round(float(g), 4) for g in gain)
+    gain = GAIN_SD * (0.9 * rng.standard_normal() + 0.4 * rng.standard_normal(4))
+    haze = rng.uniform(*HAZE_LEFT) * np.array(HAZE) * np.exp(0.2 * rng.standard_normal(4))
     return Look(
-        sun_azimuth_deg=round(azimuth + rng.uniform(-8, 8), 1),
-        sun_elevation_deg=round(elevation + rng.uniform(-3, 3), 1),
-        gain=(blue, green, red, nir),
-        haze=round(rng.uniform(0.02, 0.25), 3),
+        sun_azimuth_deg=round(SUN_AZIMUTH_DEG + rng.uniform(-1, 1) * AZIMUTH_SPREAD_DEG, 1),
+        sun_elevation_deg=round(rng.uniform(*SUN_ELEVATION_DEG[phase, season]), 1),
+        gain=_four(1 + np.clip(gain, -GREATEST_GAIN, GREATEST_GAIN)),
+        haze=_four(haze),
         cloud_share=cloud_share,
+        shadow_light=round(rng.uniform(0.35, 0.5), 3),
+        season=season,
         seed=int(rng.integers(2**31)),
     )
 
 
-def _expose(ground: Ground, phase: Phase, window: tuple[slice, slice], look: Look) -> Exposure:
-    return expose(ground.elevation_m[window], ground.cover[phase][window], ground.tone[phase][window], look)
+def _four(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    blue, green, red, nir = (round(float(v), 4) for v in values)
+    return blue, green, red, nir
 
 
-def _write_scenes(folder: Path, ground: Ground, seed: int, cloud_share: float) -> list[pystac.Item]:
-    """Photograph the ground in slanted strips, each cut into scenes, two scenes in memory at a time."""
-    size = ground.mask.shape[0]
-    frames = [_Frame(phase, *f) for phase in PHASES for f in _footprints(size, SLANT_DEG[phase])]
+def _draw_misfit(seed: int, phase: Phase, scene: int, ground: Ground, sigma_px: float) -> Misfit:
+    rng = np.random.default_rng([seed, 10, PHASES.index(phase), scene])
+    return draw_misfit(rng, sigma_px, ground.elevation_m)
 
-    def take(frame: _Frame) -> tuple[Look, Exposure]:
+
+def _write_scenes(
+    event: SimulatedEvent,
+    ground: Ground,
+    frames: Sequence[Frame],
+    *,
+    seed: int,
+    cloud_share: float,
+    misfit_px: float,
+) -> tuple[list[pystac.Item], NDArray[np.uint8]]:
+    """Photograph the ground, two scenes in memory at a time: items, and what was seen (`Truth.observed`)."""
+    size_px = ground.mask.shape[0]
+
+    def take(frame: Frame) -> tuple[Look, Misfit, Exposure]:
         cloudy = cloud_share if frame.phase == "post" and frame.strip == 1 else 0.0
-        look = _draw_look(seed, frame.phase, frame.strip, cloudy)
+        look = _draw_look(seed, frame.phase, frame.strip, frame.season, cloudy)
         look = replace(look, seed=look.seed + frame.number)
-        return look, _expose(ground, frame.phase, frame.window, look)
+        misfit = _draw_misfit(seed, frame.phase, 100 * frame.strip + frame.number, ground, misfit_px)
+        window = frame.padded(size_px)
+        placement = place(ground.grid[window], frame.grid(ground.grid)[0])
+        return look, misfit, expose(ground.surface(frame.phase, window), look, misfit, placement)
 
-    items = []
+    items, shifts = [], {}
+    observed = np.zeros((len(PHASES), size_px, size_px), np.uint8)
     # The next scene is computed while this one is compressed. Only this thread calls rasterio: it silences
     # its own warnings by changing the process's filters, which two threads undo for each other.
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(take, frames[0])
         for frame, following in zip(frames, [*frames[1:], None], strict=True):
-            look, exposure = ahead.result()
+            look, misfit, exposure = ahead.result()
             if following is not None:
                 ahead = pool.submit(take, following)
-            items.append(_write_frame(folder, ground, frame, look, exposure))
-    return items
+            items.append(_write_frame(event, ground, frame, look, exposure))
+            shifts[frame.item_id] = misfit_row(frame, items[-1].properties["proj:epsg"], misfit)
+            see(observed, frame, exposure, size_px)
+    write_shifts(event.shifts, shifts)
+    return items, observed
 
 
-class _Frame(NamedTuple):
-    """One scene to be taken."""
-
-    phase: Phase
-    strip: int
-    number: int
-    """Along the strip."""
-    footprint: shapely.Polygon
-    """In pixels of the map."""
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        left, top, right, bottom = self.footprint.bounds
-        return slice(int(top), int(np.ceil(bottom))), slice(int(left), int(np.ceil(right)))
-
-
-def _write_frame(folder: Path, ground: Ground, frame: _Frame, look: Look, exposure: Exposure) -> pystac.Item:
-    grid = ground.grid[frame.window]
-    outline = to_crs(frame.footprint, ground.grid)
+def _write_frame(
+    event: SimulatedEvent, ground: Ground, frame: Frame, look: Look, exposure: Exposure
+) -> pystac.Item:
+    grid, outline = frame.grid(ground.grid)
     inside = rasterize([outline], out_shape=grid.shape, transform=grid.transform, dtype=np.uint8) > 0
-    when = PASSES[frame.phase][frame.strip % 2]
-    when += timedelta(seconds=3 * frame.number, minutes=2 * (frame.strip // 2))
-    satellite = 0x1000 + 37 * frame.strip + 5 * PHASES.index(frame.phase)
-    item_id = f"{when:%Y%m%d_%H%M%S}_{satellite:04x}"
+    write_cog(event.skies / f"{frame.item_id}.tif", exposure.sky * inside, grid, nodata=0)
     return write_scene(
-        folder / COLLECTION / item_id,
-        item_id,
+        event.catalog.parent / COLLECTION / frame.item_id,
+        frame.item_id,
         exposure,
         grid=grid,
         footprint=outline,
         inside=inside,
-        taken=(when, look),
+        taken=(frame.taken, look),
     )
-
-
-def _footprints(size_px: int, slant_deg: float) -> Iterator[tuple[int, int, shapely.Polygon]]:
-    """Strip, frame and outline in pixels of the scenes that together cover the map, at least two strips."""
-    box = shapely.box(0, 0, size_px, size_px)
-    centre = (size_px / 2, size_px / 2)
-    reach = shapely.affinity.rotate(box, slant_deg, origin=centre).bounds
-    extent = reach[2] - reach[0]
-    strips = max(2, int(np.ceil(extent * PIXEL_M / STRIP_M)))
-    frames = max(1, int(np.ceil(extent * PIXEL_M / FRAME_M)))
-    half_x, half_y = (0.5 * (1 + OVERLAP) * extent / n for n in (strips, frames))
-    for strip in range(strips):
-        for frame in range(frames):
-            x, y = reach[0] + (strip + 0.5) * extent / strips, reach[1] + (frame + 0.5) * extent / frames
-            upright = shapely.box(x - half_x, y - half_y, x + half_x, y + half_y)
-            seen = shapely.intersection(shapely.affinity.rotate(upright, -slant_deg, origin=centre), box)
-            if isinstance(seen, shapely.Polygon) and seen.area >= LEAST_SCENE_PX:
-                yield strip, frame, seen
 
 
 def _inner_bbox(grid: GeoBox) -> tuple[float, float, float, float]:
@@ -257,19 +289,12 @@ def _new_folder(folder: Path) -> Path:
             raise InputRefusedError(
                 f"{folder} holds files already; expected a new or empty folder: name another one"
             )
-        (folder / "truth").mkdir()
+        (folder / "truth" / "skies").mkdir(parents=True)
     except OSError as error:
         raise InputRefusedError(
             f"{folder} cannot be written ({error.strerror}): name a folder that can"
         ) from error
     return folder
-
-
-def _write_truth(event: SimulatedEvent, ground: Ground) -> None:
-    ground.landslides.to_file(event.landslides, layer="landslides", driver="GPKG", engine="pyogrio")
-    write_cog(event.mask, ground.mask, ground.grid, nodata=None)
-    write_cog(event.classes, ground.cover["post"], ground.grid, nodata=0)
-    write_cog(event.dem, ground.elevation_m, ground.grid, nodata=None)
 
 
 def _write_summary(folder: Path, event: SimulatedEvent, parameters: dict[str, Any]) -> None:

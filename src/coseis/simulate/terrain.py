@@ -15,12 +15,12 @@ FloatArray = NDArray[np.float32]
 
 PIXEL_M = 3.0
 """Pixel of the scenes and of the truth, metres: PlanetScope's ortho grid."""
-CELL_PX = 8
-"""Pixels per cell of the coarse grid on which water flows: 24 m resolves valleys 150 m apart."""
-MARGIN_CELLS = 25
+CELL_PX = 5
+"""Pixels per cell of the coarse grid on which water flows: 15 m keeps ridges sharp."""
+MARGIN_CELLS = 40
 """Cells carved beyond each edge of the map (600 m), so that no edge acts as a ridge or a gutter."""
 CELL_M = PIXEL_M * CELL_PX
-ITERATIONS = 18
+ITERATIONS = 14
 STEP_M = 60.0
 """Uplift of one iteration: large, because only the steady state is wanted, not the way to it."""
 
@@ -29,7 +29,7 @@ class _Relief(NamedTuple):
     """What tells one preset from the other."""
 
     median_slope_deg: float
-    """Of the hills, rivers and their plains left out."""
+    """Of the hills, rivers and their plains left out, on a model of 30 m; finer ones are steeper."""
     greatest_slope_deg: float
     """Slopes that are steeper fail within one step of the carving."""
     source_area_m2: float
@@ -37,8 +37,8 @@ class _Relief(NamedTuple):
 
 
 RELIEF: dict[Preset, _Relief] = {
-    "iburi": _Relief(median_slope_deg=22, greatest_slope_deg=33, source_area_m2=6000),
-    "steep": _Relief(median_slope_deg=33, greatest_slope_deg=45, source_area_m2=9000),
+    "iburi": _Relief(median_slope_deg=22, greatest_slope_deg=33, source_area_m2=1500),
+    "steep": _Relief(median_slope_deg=33, greatest_slope_deg=45, source_area_m2=4000),
 }
 
 
@@ -129,12 +129,12 @@ def make_terrain(size_px: int, *, seed: int, preset: Preset = "iburi") -> Terrai
     plain, base_m = _flood_plain(rng, rivers, y_m, x_m)
 
     # Rock differs from place to place; without it every hillslope is a plane along the grid's axes.
-    strength = 0.16 * smooth_noise(rng, (n, n), 8.0) + 0.12 * smooth_noise(rng, (n, n), 1.5)
+    strength = 0.16 * smooth_noise(rng, (n, n), 13.0) + 0.12 * smooth_noise(rng, (n, n), 2.5)
     steepest = np.tan(np.radians(relief.greatest_slope_deg))
     greatest = steepest * np.exp(strength)
     cliff = -1.25 * steepest * CELL_M * np.hypot(*np.mgrid[-1:2, -1:2])
     rough = sum(
-        gain * smooth_noise(rng, (n, n), sigma) for gain, sigma in ((12.0, 12.0), (6.0, 4.0), (3.0, 1.5))
+        gain * smooth_noise(rng, (n, n), sigma) for gain, sigma in ((12.0, 20.0), (6.0, 6.5), (3.0, 2.5))
     )
     height = 20 + np.asarray(rough, np.float64)
     height[plain] = 0
@@ -143,13 +143,11 @@ def make_terrain(size_px: int, *, seed: int, preset: Preset = "iburi") -> Terrai
         drain(height, plain, cell_m=CELL_M).erode(height, STEP_M, relief.source_area_m2, greatest)
         for _ in range(4):  # a divide between unequal valleys collapses to the slope that holds
             height = ndimage.grey_erosion(height, structure=cliff)
-        height = ndimage.gaussian_filter(height, 0.6)  # soil creep rounds the ridges
+        height = ndimage.gaussian_filter(height, 0.42)  # soil creep rounds the ridges
         height[plain] = 0
 
     height = ndimage.gaussian_filter(height, 0.6)
-    height *= np.tan(np.radians(relief.median_slope_deg)) / np.median(
-        np.hypot(*np.gradient(height, CELL_M))[~plain]
-    )
+    height *= np.tan(np.radians(relief.median_slope_deg)) / np.median(_steepness(height)[~plain])
     coarse = (base_m + height).astype(np.float32)
     terrain = Terrain(
         size_px, preset, np.empty(0, np.float32), rivers, drain(height, plain, cell_m=CELL_M), coarse, plain
@@ -188,6 +186,14 @@ def slope_deg(elevation_m: FloatArray, spacing_m: float) -> FloatArray:
     return cast(FloatArray, np.degrees(np.arctan(np.hypot(gy, gx))))
 
 
+def _steepness(height_m: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Metres per metre, float64 (cell, cell), as a surface model of twice the cell tells it."""
+    smooth = ndimage.uniform_filter(height_m, 2)
+    return np.asarray(
+        np.hypot(*(ndimage.correlate1d(smooth, [-1, 0, 0, 0, 1], axis) for axis in (0, 1))) / (4 * CELL_M)
+    )
+
+
 def _cell_centres_m(n: int) -> tuple[FloatArray, FloatArray]:
     """Metres from the map's upper left corner, y downwards, float32 (n, 1) and (1, n)."""
     centres = ((np.arange(n) + 0.5 - MARGIN_CELLS) * CELL_M).astype(np.float32)
@@ -217,7 +223,7 @@ def _flood_plain(
 ) -> tuple[NDArray[np.bool_], FloatArray]:
     """Where the plain is, bool (cell, cell), and its elevation, metres, which falls along the rivers."""
     distance = np.min([np.abs(river.distance_m(y_m, x_m)) for river in rivers], axis=0)
-    half_width = 130 + 70 * smooth_noise(rng, distance.shape, 20.0)
+    half_width = 130 + 70 * smooth_noise(rng, distance.shape, 32.0)
     plain = distance < np.maximum(half_width, 1.5 * CELL_M)
     if not plain.any():  # a small map that its river passes by: the cell nearest to it drains all
         plain = distance == distance.min()
