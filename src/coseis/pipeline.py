@@ -28,9 +28,11 @@ from coseis.estimate import Estimate, estimate_run, keep_rate
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
+from coseis.page import read_layers
 from coseis.plan import ITEMS, Plan, chunk_size, freeze_plan, make_plan, read_plan
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
+from coseis.render import render_layers
 from coseis.report import (
     FailedChunk,
     Outcome,
@@ -188,7 +190,10 @@ def vectorize_run(
     with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
         reasons = {failure.chunk: failure.reason for failure in earlier.failed}
         throughput = earlier.throughput
-        return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
+        # Neither scenes nor codes change with the threshold: the tiles that show them stay.
+        return _finish(
+            plan, run, connection, clock, progress, throughput=throughput, reasons=reasons, redraw=False
+        )
 
 
 def _changed(run: MapConfig, asked: OutputConfig) -> MapConfig:
@@ -303,6 +308,7 @@ def _finish(
     *,
     throughput: Throughput,
     reasons: Mapping[str, str],
+    redraw: bool = True,
 ) -> RunReport:
     """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
     store = open_store(config.output.out)
@@ -326,8 +332,13 @@ def _finish(
             model_digest=plan.identity.model,
             min_area_m2=config.output.min_area,
         )
+    layers = None if redraw else read_layers(store)
+    if layers is None:
+        with clock("tiles"):
+            output = config.output
+            layers = render_layers(plan, output.out, client, progress, publish_pixels=output.publish_pixels)
     with one_step(progress, "publish"):
-        outcome = Outcome(polygons, threshold, records, failed, throughput)
+        outcome = Outcome(polygons, threshold, records, failed, throughput, layers)
         return publish_run(plan, config, store, clock, outcome)
 
 
