@@ -26,7 +26,11 @@ def test_tiles_put_in_any_order_are_found_in_an_ordered_archive(tmp_path):
             assert spool.get(tile) == contents[tile]
         assert set(spool.of_zoom(7)) == {tile for tile in contents if tile.zoom == 7}
         write_archive(
-            spool, LocalStore(tmp_path), "made.pmtiles", bounds=(8.25, 46, 9.5, 47), metadata={"name": "codes"}
+            spool,
+            LocalStore(tmp_path),
+            "made.pmtiles",
+            bounds=(8.25, 46, 9.5, 47),
+            metadata={"name": "codes"},
         )
     with (tmp_path / "made.pmtiles").open("rb") as file:
         source = MmapSource(file)

@@ -12,8 +12,10 @@ from rasterio.windows import Window
 
 from coseis.tiles import (
     EMPTY_CODES,
+    EMPTY_IMAGE,
     TILE_PX,
     Tile,
+    coarser_tiles,
     cut_block,
     decode_codes,
     decode_image,
@@ -21,7 +23,6 @@ from coseis.tiles import (
     encode_image,
     halve_codes,
     halve_image,
-    join_tiles,
     native_zoom,
     tiles_over,
     warp_codes,
@@ -29,7 +30,7 @@ from coseis.tiles import (
     window_under,
     zoom_steps,
 )
-from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, Status
+from coseis.types import CODE_FILL
 from making import area_of, grid
 
 GRID = grid(170, 230)
@@ -53,7 +54,7 @@ def all_tiles(codes, geobox, zoom=None):
             continue
         rows, cols = window.toslices()
         warped = warp_codes(codes[:, rows, cols], geobox, window, block, levels)
-        tiles |= dict(cut_block(warped, block, levels, halve_codes))
+        tiles |= cut_block(warped, block, levels, EMPTY_CODES)
     return tiles
 
 
@@ -171,18 +172,22 @@ def test_codes_survive_their_encoding():
     np.testing.assert_array_equal(decode_codes(encode_codes(noise)), noise)
 
 
-def test_empty_tiles_are_not_written_and_nearly_empty_ones_are():
-    empty = np.empty((2, TILE_PX, TILE_PX), np.uint8)
-    empty[:] = np.array(EMPTY_CODES)[:, None, None]
-    assert encode_codes(empty) is None
-    for band, value in ((0, 0), (1, Status.NOT_COMPUTED), (1, Status.OUTSIDE_AOI | CONTEXT_INCOMPLETE)):
-        nearly = empty.copy()
-        nearly[band, -1, -1] = value
-        np.testing.assert_array_equal(decode_codes(encode_codes(nearly)), nearly)
-    image = np.zeros((4, TILE_PX, TILE_PX), np.uint8)
-    assert encode_image(image) is None
-    image[3, 0, 0] = 255
-    assert decode_image(encode_image(image))[3].sum() == 255
+def test_empty_tiles_are_not_cut_and_nearly_empty_ones_are():
+    for empty in (EMPTY_CODES, EMPTY_IMAGE):
+        block = np.empty((len(empty), 4 * TILE_PX, 4 * TILE_PX), np.uint8)
+        block[:] = np.array(empty)[:, None, None]
+        assert cut_block(block, Tile(5, 9, 11), 2, empty) == {}
+        for band in range(len(empty)):
+            nearly = block.copy()
+            nearly[band, 3 * TILE_PX - 1, TILE_PX] ^= 1
+            assert list(cut_block(nearly, Tile(5, 9, 11), 2, empty)) == [Tile(7, 37, 46)]
+
+
+def test_transparency_survives_the_loss_of_an_image():
+    image = np.full((4, TILE_PX, TILE_PX), 90, np.uint8)
+    image[3] = 0
+    image[3, 100:150, 30:80] = 255
+    np.testing.assert_array_equal(decode_image(encode_image(image))[3], image[3])
 
 
 @given(st.integers(0, 22))
@@ -195,17 +200,17 @@ def test_zoom_steps_make_every_zoom_once(native):
     assert sorted(zooms) == list(range(min(6, native), native + 1))
 
 
-def test_cutting_a_block_and_joining_its_tiles_gives_it_back():
+def test_tiles_of_a_block_join_to_what_they_were_cut_from():
     block = np.random.default_rng(1).integers(0, 256, (2, 4 * TILE_PX, 4 * TILE_PX), np.uint8)
+    block[:, :TILE_PX, TILE_PX : 2 * TILE_PX] = np.array(EMPTY_CODES)[:, None, None]
     place = Tile(5, 9, 11)
-    tiles = dict(cut_block(block, place, 2, halve_codes))
-    assert all(tile.parent(tile.zoom - 5) == place for tile in tiles)
-    highest = {tile: pixels for tile, pixels in tiles.items() if tile.zoom == 7}
-    np.testing.assert_array_equal(join_tiles(highest, place, 2, EMPTY_CODES), block)
-    np.testing.assert_array_equal(tiles[place], halve_codes(halve_codes(block)))
-    highest.pop(Tile(7, 36, 44))
-    joined = join_tiles(highest, place, 2, EMPTY_CODES)
-    assert (joined[:, :TILE_PX, :TILE_PX] == np.array(EMPTY_CODES)[:, None, None]).all()
+    tiles = cut_block(block, place, 2, EMPTY_CODES)
+    assert len(tiles) == 15
+    assert {tile.parent(2) for tile in tiles} == {place}
+    once = coarser_tiles(tiles, halve_codes, EMPTY_CODES)
+    [(lowest, pixels)] = coarser_tiles(once, halve_codes, EMPTY_CODES).items()
+    assert lowest == place
+    np.testing.assert_array_equal(pixels, halve_codes(halve_codes(block)))
 
 
 def test_tiles_over_an_area_are_those_that_touch_it():

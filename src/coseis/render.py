@@ -8,7 +8,7 @@ encoded, some 30 kB each, and the only process that writes an archive is this on
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -30,10 +30,13 @@ from coseis.store import open_arrays
 from coseis.task import run_plan
 from coseis.tiles import (
     EMPTY_CODES,
+    EMPTY_IMAGE,
     LEAST_ZOOM,
+    Empty,
     Halve,
     Pixels,
     Tile,
+    coarser_tiles,
     cut_block,
     decode_codes,
     decode_image,
@@ -41,7 +44,6 @@ from coseis.tiles import (
     encode_image,
     halve_codes,
     halve_image,
-    join_tiles,
     native_zoom,
     tiles_over,
     warp_codes,
@@ -66,14 +68,14 @@ class Codec:
     """How one kind of tile is read, halved and written."""
 
     decode: Callable[[bytes], Pixels]
-    encode: Callable[[Pixels], bytes | None]
+    encode: Callable[[Pixels], bytes]
     halve: Halve
-    empty: tuple[int, ...]
+    empty: Empty
     """Value a band where there is no tile."""
 
 
 CODECS = {
-    "image": Codec(decode_image, encode_image, halve_image, (0, 0, 0, 0)),
+    "image": Codec(decode_image, encode_image, halve_image, EMPTY_IMAGE),
     "codes": Codec(decode_codes, encode_codes, halve_codes, EMPTY_CODES),
 }
 
@@ -222,7 +224,7 @@ def render_image(
         image[3, here] = 255
     image[3, cube.status[0] == Status.OUTSIDE_AOI] = 0
     warped = warp_image(image, plan.geobox, window, block, levels)
-    return Rendered(_encoded(warped, block, levels, CODECS["image"]))
+    return Rendered(_encoded_block(warped, block, levels, CODECS["image"]))
 
 
 def render_codes(out: str, identity: str, block: Tile, levels: int) -> Rendered:
@@ -242,15 +244,14 @@ def render_codes(out: str, identity: str, block: Tile, levels: int) -> Rendered:
     )
     warped = warp_codes(codes, plan.geobox, window, block, levels)
     statuses = frozenset(int(code) for code in np.unique(warped[1]))
-    return Rendered(_encoded(warped, block, levels, CODECS["codes"]), statuses)
+    return Rendered(_encoded_block(warped, block, levels, CODECS["codes"]), statuses)
 
 
-def reduce_tiles(kind: str, block: Tile, levels: int, children: Sequence[tuple[Tile, bytes]]) -> Rendered:
-    """The lower zooms of a block from stored tiles, those `levels` above it, which are not handed back."""
+def reduce_tiles(kind: str, levels: int, children: Sequence[tuple[Tile, bytes]]) -> Rendered:
+    """The zooms below stored tiles, so many levels of them."""
     codec = CODECS[kind]
-    parts = {tile: codec.decode(content) for tile, content in children}
-    joined = codec.halve(join_tiles(parts, block, levels, codec.empty))
-    return Rendered(_encoded(joined, block, levels - 1, codec))
+    tiles = {tile: codec.decode(content) for tile, content in children}
+    return Rendered(_encoded_below(tiles, levels, codec))
 
 
 def _render(
@@ -303,7 +304,7 @@ def _lower_jobs(
         families.setdefault(tile.parent(levels), []).append(tile)
     for block, tiles in families.items():
         children = [(tile, spool.get(tile)) for tile in tiles]
-        yield f"{run}-{block}", block, (layer.kind, block, levels, children)
+        yield f"{run}-{block}", block, (layer.kind, levels, children)
 
 
 def _keep(spool: TileSpool, tiles: Sequence[tuple[Tile, bytes]]) -> None:
@@ -311,9 +312,18 @@ def _keep(spool: TileSpool, tiles: Sequence[tuple[Tile, bytes]]) -> None:
         spool.put(tile, content)
 
 
-def _encoded(pixels: Pixels, block: Tile, levels: int, codec: Codec) -> list[tuple[Tile, bytes]]:
-    cut = cut_block(pixels, block, levels, codec.halve)
-    return [(tile, content) for tile, part in cut if (content := codec.encode(part)) is not None]
+def _encoded_block(block: Pixels, tile: Tile, levels: int, codec: Codec) -> list[tuple[Tile, bytes]]:
+    tiles = cut_block(block, tile, levels, codec.empty)
+    highest = [(place, codec.encode(pixels)) for place, pixels in tiles.items()]
+    return highest + _encoded_below(tiles, levels, codec)
+
+
+def _encoded_below(tiles: Mapping[Tile, Pixels], levels: int, codec: Codec) -> list[tuple[Tile, bytes]]:
+    encoded = []
+    for _ in range(levels):
+        tiles = coarser_tiles(tiles, codec.halve, codec.empty)
+        encoded += [(place, codec.encode(pixels)) for place, pixels in tiles.items()]
+    return encoded
 
 
 def _bands(plan: Plan) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ archive in a bucket costs one request there; tornado's own handler for files rea
 import asyncio
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,7 +16,6 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from coseis.errors import InputRefusedError, UsageError
@@ -58,17 +58,19 @@ async def serving(run: str, port: int = 0) -> AsyncIterator[str]:
             f"{run} holds no map page (no {FACTS}); coseis map and coseis finish write it"
         )
     try:
-        sockets = bind_sockets(port, LOOPBACK)
+        # Not tornado's bind_sockets, which leaves a socket open when the port is taken.
+        listener = socket.create_server((LOOPBACK, port))
     except OSError as error:
         raise UsageError(
             f"port {port} cannot be used ({error.strerror}); another coseis view? give --port 0"
         ) from error
-    bound = sockets[0].getsockname()[1]
+    listener.setblocking(False)
+    bound = listener.getsockname()[1]
     hosts = {f"{LOOPBACK}:{bound}", f"localhost:{bound}"}
     server = HTTPServer(
         Application([(r"/(.*)", _File, {"store": store, "hosts": hosts})], log_function=_quiet)
     )
-    server.add_sockets(sockets)
+    server.add_sockets([listener])
     try:
         yield f"http://{LOOPBACK}:{bound}/"
     finally:

@@ -39,10 +39,12 @@ IMAGE_QUALITY = 80
 """Of WebP, 0-100; a tile of forest takes about 40 kB."""
 EMPTY_CODES = (CODE_FILL, int(Status.OUTSIDE_AOI))
 """Probability code and status of a place where there is no map."""
+EMPTY_IMAGE = (0, 0, 0, 0)
 
 Pixels = NDArray[np.uint8]
 """uint8 (band, y, x). Images: red, green, blue, alpha. Codes: probability code, status with its bit."""
 Halve = Callable[[Pixels], Pixels]
+Empty = tuple[int, ...]
 
 
 class Tile(NamedTuple):
@@ -173,33 +175,34 @@ def halve_image(image: Pixels) -> Pixels:
     return np.concatenate([colours, (total + 2) // 4]).astype(np.uint8)
 
 
-def cut_block(block: Pixels, tile: Tile, levels: int, halve: Halve) -> Iterator[tuple[Tile, Pixels]]:
-    """The tiles of a block: of the zoom of its pixels, and of every lower one down to the block's own."""
-    for level in range(levels, -1, -1):
-        for row in range(2**level):
-            for col in range(2**level):
-                place = Tile(tile.zoom + level, (tile.x << level) + col, (tile.y << level) + row)
-                rows, cols = (slice(at * TILE_PX, (at + 1) * TILE_PX) for at in (row, col))
-                yield place, block[:, rows, cols]
-        if level:
-            block = halve(block)
+def cut_block(block: Pixels, tile: Tile, levels: int, empty: Empty) -> dict[Tile, Pixels]:
+    """The tiles of a block that hold anything but `empty`, a value a band."""
+    cut = {}
+    for row in range(2**levels):
+        for col in range(2**levels):
+            rows, cols = (slice(at * TILE_PX, (at + 1) * TILE_PX) for at in (row, col))
+            pixels = block[:, rows, cols]
+            if any((band != value).any() for band, value in zip(pixels, empty, strict=True)):
+                cut[Tile(tile.zoom + levels, (tile.x << levels) + col, (tile.y << levels) + row)] = pixels
+    return cut
 
 
-def join_tiles(parts: Mapping[Tile, Pixels], tile: Tile, levels: int, empty: tuple[int, ...]) -> Pixels:
-    """The tiles of one zoom under a block side by side; `empty`, a value a band, where there is none."""
-    side_px = TILE_PX << levels
-    block = np.empty((len(empty), side_px, side_px), np.uint8)
-    block[:] = np.array(empty, np.uint8)[:, None, None]
-    for place, pixels in parts.items():
-        top, left = (place.y - (tile.y << levels)) * TILE_PX, (place.x - (tile.x << levels)) * TILE_PX
-        block[:, top : top + TILE_PX, left : left + TILE_PX] = pixels
-    return block
+def coarser_tiles(tiles: Mapping[Tile, Pixels], halve: Halve, empty: Empty) -> dict[Tile, Pixels]:
+    """The tiles one zoom lower, each made of up to four; `empty` where there is none."""
+    half_px = TILE_PX // 2
+    coarser: dict[Tile, Pixels] = {}
+    for tile, pixels in tiles.items():
+        parent = tile.parent(1)
+        if parent not in coarser:
+            coarser[parent] = np.empty((len(empty), TILE_PX, TILE_PX), np.uint8)
+            coarser[parent][:] = np.array(empty, np.uint8)[:, None, None]
+        top, left = tile.y % 2 * half_px, tile.x % 2 * half_px
+        coarser[parent][:, top : top + half_px, left : left + half_px] = halve(pixels)
+    return coarser
 
 
-def encode_codes(codes: Pixels) -> bytes | None:
-    """A tile of codes as a WebP without loss, the probability red, the status green; None if empty."""
-    if all((band == value).all() for band, value in zip(codes, EMPTY_CODES, strict=True)):
-        return None
+def encode_codes(codes: Pixels) -> bytes:
+    """A tile of codes as a WebP without loss, the probability red, the status green."""
     picture = np.zeros((*codes.shape[1:], 3), np.uint8)
     picture[..., :2] = np.moveaxis(codes, 0, -1)
     return _webp(picture, lossless=True, quality=0, method=0)
@@ -210,10 +213,8 @@ def decode_codes(tile: bytes) -> Pixels:
     return np.moveaxis(np.asarray(Image.open(BytesIO(tile)).convert("RGB")), -1, 0)[:2]
 
 
-def encode_image(image: Pixels) -> bytes | None:
-    """A tile of colours as a WebP with some loss; None if nothing is there."""
-    if not image[3].any():
-        return None
+def encode_image(image: Pixels) -> bytes:
+    """A tile of colours as a WebP with some loss."""
     bands = image if (image[3] < 255).any() else image[:3]
     return _webp(np.moveaxis(bands, 0, -1), quality=IMAGE_QUALITY, method=2)
 
