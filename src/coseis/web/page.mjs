@@ -69,20 +69,25 @@ function start(facts) {
     maps.push(before);
     makeSwipe(after, before, dates);
   }
-  const everywhere = (action) => maps.forEach((map) => (map.isStyleLoaded() ? action(map) : map.once('load', () => action(map))));
-  const visible = (map, id, shown) => map.getLayer(id) && map.setLayoutProperty(id, 'visibility', shown ? 'visible' : 'none');
+  // A style that is there stays ready, also while its tiles load, when isStyleLoaded() says no.
+  const ready = maps.map((map) => new Promise((resolve) => map.once('style.load', () => resolve(map))));
+  const everywhere = (action) => ready.forEach((map) => map.then(action));
+  const onAfter = (action) => ready[0].then(action);
+  const visible = (map, id, shown) => map.setLayoutProperty(id, 'visibility', shown ? 'visible' : 'none');
 
   const actions = {
     swipe: () => {
       byId('swipe').hidden = byId('before').hidden = !choice.shown.swipe;
     },
     outlines: () => everywhere((map) => POLYGONS.forEach((id) => visible(map, id, choice.shown.outlines))),
-    probability: () => visible(after, 'probability', choice.shown.probability),
-    status: () => visible(after, 'status', choice.shown.status),
-    opacity: () => after.setPaintProperty('probability', 'color-relief-opacity', choice.opacity),
+    probability: () => onAfter((map) => visible(map, 'probability', choice.shown.probability)),
+    status: () => onAfter((map) => visible(map, 'status', choice.shown.status)),
+    opacity: () => onAfter((map) => map.setPaintProperty('probability', 'color-relief-opacity', choice.opacity)),
     threshold: () => {
       filter();
-      if (layers.codes) after.setPaintProperty('probability', 'color-relief-color', probabilityColours(choice.threshold));
+      if (!layers.codes) return;
+      const colours = probabilityColours(choice.threshold);
+      onAfter((map) => map.setPaintProperty('probability', 'color-relief-color', colours));
     },
     attribute: () => filter(),
     changes: () => filter(),
@@ -90,13 +95,15 @@ function start(facts) {
   const filter = () => everywhere((map) => POLYGONS.forEach((id) => map.setFilter(id, polygonFilter(choice))));
   makePanel(facts, choice, (name) => actions[name]());
 
+  const choose = (found) => {
+    everywhere((map) => map.setFilter('selected', ['==', ['get', 'id'], found?.properties.id ?? '']));
+    showDetails(found?.properties, () => choose(undefined));
+  };
   const select = (point) => {
     const box = [[point.x - CLICK_PX, point.y - CLICK_PX], [point.x + CLICK_PX, point.y + CLICK_PX]];
     const exact = after.queryRenderedFeatures(point, {layers: ['fill']});
     const [found] = exact.length ? exact : after.queryRenderedFeatures(box, {layers: ['fill', 'outline']});
-    const id = found?.properties.id ?? '';
-    everywhere((map) => map.setFilter('selected', ['==', ['get', 'id'], id]));
-    showDetails(found?.properties, () => select({x: -99, y: -99}));
+    choose(found);
     const [card, stage] = [byId('details'), byId('stage')].map((part) => part.getBoundingClientRect());
     const [x, y] = [point.x + stage.left, point.y + stage.top];
     const covered = x > card.left - 40 && x < card.right && y > card.top - 40 && y < card.bottom;
@@ -108,7 +115,9 @@ function start(facts) {
     after.getCanvas().style.cursor = over ? 'pointer' : '';
   });
   after.getCanvas().addEventListener('keydown', (event) => {
-    if (event.key === 'Enter') select(after.project(after.getCenter()));
+    if (event.key !== 'Enter') return;
+    event.preventDefault(); // or it would press the button of the card, which takes the focus
+    select(after.project(after.getCenter()));
   });
   after.on('load', () => drawGraticule(maps, !hasImages));
   // For tests: what is drawn can be asked for.
