@@ -156,7 +156,7 @@ def opened(browser):
         page.on("console", lambda text: troubles.append(text.text) if text.type == "error" else None)
         page.on("dialog", lambda dialog: (troubles.append("a dialog"), dialog.dismiss()))
         page.goto(root)
-        page.wait_for_function("globalThis.coseisMaps !== undefined")
+        page.wait_for_selector("html[data-ready]", state="attached")
         page.evaluate(IDLE)
         return page
 
@@ -369,6 +369,5 @@ def test_a_page_whose_facts_are_missing_says_so(browser, tmp_path):
         context = browser.new_context()
         page = context.new_page()
         page.goto(root)
-        page.wait_for_function("document.getElementById('trouble').textContent.includes('404')")
-        assert page.locator("#trouble").is_visible()
+        page.get_by_role("alert").filter(has_text="404").wait_for()
         context.close()

@@ -16,6 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
 
 from coseis.errors import InputRefusedError, UsageError
@@ -159,7 +160,9 @@ class _File(RequestHandler):
         if part is not None:
             self.set_status(206)
             self.set_header("Content-Range", f"bytes {part[0]}-{part[1] - 1}/{size}")
-        await self._send(key, *(part or (0, size)))
+        # Browsers leave tiles that have moved out of sight: nobody is there to be told.
+        with suppress(StreamClosedError):
+            await self._send(key, *(part or (0, size)))
 
     async def _send(self, key: str, start: int, end: int) -> None:
         self.set_header("Content-Length", str(end - start))

@@ -122,6 +122,7 @@ function start(facts) {
   after.on('load', () => drawGraticule(maps, !hasImages));
   // For tests: what is drawn can be asked for.
   globalThis.coseisMaps = {after, before: maps[1]};
+  document.documentElement.dataset.ready = '';
 }
 
 try {
