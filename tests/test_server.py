@@ -2,13 +2,18 @@
 
 import asyncio
 import http.client
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
+import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
 
 from coseis.errors import InputRefusedError, UsageError
 from coseis.page import FACTS, page_files
@@ -193,3 +198,46 @@ def test_a_run_without_a_page_and_a_taken_port_are_refused(tmp_path, server, fol
         asyncio.run(begin(tmp_path / "none"))
     with pytest.raises(UsageError, match="--port 0"):
         asyncio.run(begin(folder, int(server.rpartition(":")[2])))
+
+
+def test_the_command_serves_until_it_is_interrupted(folder):
+    command = [sys.executable, "-m", "coseis.cli", "view", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        assert line.startswith("http://127.0.0.1:")
+        answer, body = ask(
+            line.split()[0].removeprefix("http://").rstrip("/"), "/codes.pmtiles", Range="bytes=-4"
+        )
+        assert (answer.status, body) == (206, TILES[-4:])
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_run_in_a_bucket_is_served_alike(monkeypatch):
+    moto = ThreadedMotoServer("127.0.0.1", 0)
+    moto.start()
+    try:
+        host, port = moto.get_host_and_port()
+        for name, value in (
+            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+        ):
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="maps")
+        for name, content in ((FACTS, b"{}"), ("codes.pmtiles", TILES)):
+            client.put_object(Bucket="maps", Key=f"event/{name}", Body=content)
+        with running("s3://maps/event") as address:
+            server = address.removeprefix("http://").rstrip("/")
+            for asked, part in (("bytes=127-16510", TILES[127:16511]), ("bytes=-7", TILES[-7:])):
+                answer, body = ask(server, "/codes.pmtiles", Range=asked)
+                assert (answer.status, body) == (206, part)
+            assert ask(server, "/codes.pmtiles")[1] == TILES
+            assert ask(server, "/run.json")[0].status == 404
+    finally:
+        moto.stop()

@@ -133,7 +133,9 @@ class _File(RequestHandler):
             self._end(404)
             return
         try:
-            found = await obstore.head_async(self._store, key)
+            # In threads, which end with the loop: those of obstore's own async calls outlive it, and a
+            # process that ended among them was seen to abort.
+            found = await asyncio.to_thread(obstore.head, self._store, key)
         except FileNotFoundError:
             self._end(404)
             return
@@ -170,9 +172,8 @@ class _File(RequestHandler):
             await self.finish()
             return
         for first in range(start, end, PART_BYTES):
-            content = await obstore.get_range_async(
-                self._store, key, start=first, end=min(end, first + PART_BYTES)
-            )
+            last = min(end, first + PART_BYTES)
+            content = await asyncio.to_thread(obstore.get_range, self._store, key, start=first, end=last)
             self.write(bytes(content))
             await self.flush()
         await self.finish()

@@ -48,7 +48,7 @@ function start(facts) {
   const choice = {
     threshold: Math.round(facts.threshold * 100) / 100,
     attribute: 'probability_mean',
-    opacity: 0.7,
+    opacity: hasImages ? 0.7 : 1,
     changes: hasChanges(facts) ? Object.keys(facts.counts.probability_mean) : null,
     // Without images the probability is the picture.
     shown: {swipe: true, outlines: true, probability: !hasImages, status: false},
