@@ -166,7 +166,7 @@ def test_formats_open_with_their_crs(reference):
     read = report["throughput"]
     assert 0 < read["bytes_fetched"] < 2 * read["bytes_read"]
     assert read["read_amplification"] == pytest.approx(read["bytes_read"] / read["bytes_needed"], abs=1e-3)
-    assert report["seconds"].keys() == {"plan", "predict", "vectorize", "publish"}
+    assert report["seconds"].keys() == {"plan", "predict", "vectorize", "tiles", "publish"}
 
 
 def test_chunking_and_order_change_nothing(reference, run, client, tmp_path, monkeypatch):

@@ -263,6 +263,26 @@ def finish(run: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("run")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free."
+)
+def view(run: str, port: int) -> None:
+    """Show the map of RUN in a browser of this machine.
+
+    Serves what RUN publishes on 127.0.0.1 until Ctrl-C. RUN is a folder, s3://, gs:// or az://; of a bucket
+    that browsers may read, open index.html there.
+
+    \b
+    Example:
+      coseis view OUT
+    """
+    from coseis.server import serve_run
+
+    serve_run(run, port, lambda address: click.echo(f"{address}  (Ctrl-C ends)"))
+
+
+@cli.command()
+@click.argument("run")
 @click.option("--threshold", required=True, help="card, otsu, isodata, or a probability from 0 to 1.")
 @click.option("--min-area", metavar="NUMBER", help="Least area of a polygon, m2. Default: as it was.")
 @setting_options("terrain")
@@ -501,6 +521,7 @@ def _conclude(report: "RunReport", settings: OutputConfig) -> None:
         click.echo(
             f"{len(report.scenes_without_mask)} scenes have no usable data mask: clouds in them are not told"
         )
+    click.echo(f"map: coseis view {out}")
     click.echo(f"picture {out}/map.png, polygons {out}/landslides.parquet, report {out}/run.json")
     _refuse_failures(report.failed, settings, f"{out}/run.json")
 

@@ -44,6 +44,11 @@ def _is_scheduler(address: str) -> str:
     return address
 
 
+def _as_word(value: object) -> object:
+    """YAML reads yes and no as true and false."""
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
 def _is_part(share: str) -> str:
     number, _, count = share.partition("/")
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
@@ -64,6 +69,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Masked = Annotated[tuple[str, ...], BeforeValidator(as_tuple), AfterValidator(_are_maskable)]
 Area = Annotated[str, BeforeValidator(_as_text)]
 Scheduler = Annotated[str, AfterValidator(_is_scheduler)]
+Permission = Annotated[Literal["auto", "yes", "no"], BeforeValidator(_as_word)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 EMPTY = ("", "~", "null", None)
 """What a YAML file holds where a key has no value."""
@@ -164,6 +170,9 @@ class OutputConfig(Value):
     resume: bool = Field(False, description="Go on with the run in the output; starts one if it is empty.")
     tolerate_failed: Annotated[int, Field(ge=0)] = Field(
         0, description="Failed chunks up to this number still end with exit code 0."
+    )
+    publish_pixels: Permission = Field(
+        "auto", description="Show the scenes on the map page; auto: if their licence is an open one."
     )
 
 

@@ -165,9 +165,27 @@ def stretch_rgb(reflectance: NDArray[np.floating], *, gamma: float = 0.8) -> NDA
         return picture
     pixels = reflectance[:, valid]
     low, high = np.percentile(pixels, [2, 98], axis=1)[..., None]
-    stretched = (pixels - low) / max(float((high - low).max()), np.finfo(np.float32).tiny)
-    picture[valid] = np.rint(255 * np.clip(stretched, 0, 1) ** gamma).astype(np.uint8).T
+    picture[valid] = stretch_between(pixels, low, float((high - low).max()), gamma=gamma).T
     return picture
+
+
+def stretch_between(
+    pixels: NDArray[np.floating], low: NDArray[np.floating], span: float, *, gamma: float
+) -> NDArray[np.uint8]:
+    """Values as shown to people.
+
+    Args:
+        pixels: float (band, n) in any linear unit, no NaN.
+        low: float (band, 1), what is shown as black.
+        span: `low + span` is shown as white.
+        gamma: exponent of the stretched value; below 1 brightens.
+
+    Returns:
+        uint8 (band, n), 0-255.
+    """
+    stretched = (pixels - low) / max(span, np.finfo(np.float32).tiny)
+    shown: NDArray[np.uint8] = np.rint(255 * np.clip(stretched, 0, 1) ** gamma).astype(np.uint8)
+    return shown
 
 
 def _frame(geobox: GeoBox, columns: int) -> Frame:

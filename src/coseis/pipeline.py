@@ -33,9 +33,11 @@ from coseis.landform import terrain_attributes
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
+from coseis.page import read_layers
 from coseis.plan import ITEMS, Plan, chunk_size, event_of, freeze_plan, make_plan, policy_of, read_plan
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
+from coseis.render import render_layers
 from coseis.report import (
     FailedChunk,
     Outcome,
@@ -201,7 +203,10 @@ def vectorize_run(
     with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
         reasons = {(failure.crs, failure.chunk): failure.reason for failure in earlier.failed}
         throughput = earlier.throughput
-        return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
+        # Neither scenes nor codes change with the threshold: the tiles that show them stay.
+        return _finish(
+            plan, run, connection, clock, progress, throughput=throughput, reasons=reasons, redraw=False
+        )
 
 
 def _changed(run: MapConfig, asked: OutputConfig) -> MapConfig:
@@ -372,6 +377,7 @@ def _finish(
     *,
     throughput: Throughput,
     reasons: Mapping[tuple[str, str], str],
+    redraw: bool = True,
 ) -> RunReport:
     """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
     store = open_store(config.output.out)
@@ -401,8 +407,13 @@ def _finish(
             polygons = terrain_attributes(polygons, dem)
         pixel_m2 = abs(plan.geobox.affine.a * plan.geobox.affine.e)
         terrain = _report_terrain(dem, polygons, ground, drawing.flat, pixel_m2)
+    layers = None if redraw else read_layers(store)
+    if layers is None:
+        with clock("tiles"):
+            output = config.output
+            layers = render_layers(plan, output.out, client, progress, publish_pixels=output.publish_pixels)
     with one_step(progress, "publish"):
-        outcome = Outcome(polygons, drawing.cells, threshold, records, failed, throughput, terrain)
+        outcome = Outcome(polygons, drawing.cells, threshold, records, failed, throughput, layers, terrain)
         return publish_run(plan, config, store, clock, outcome)
 
 

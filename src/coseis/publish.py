@@ -127,6 +127,10 @@ OUTPUTS = {
     "run.json": Output("Report of the run", pystac.MediaType.JSON.value, "metadata"),
     "item.json": Output("STAC item of the result", pystac.MediaType.GEOJSON.value, "metadata"),
     "index.html": Output("The map, in a browser", pystac.MediaType.HTML.value, "overview"),
+    "map.json": Output("What the map shows", pystac.MediaType.JSON.value, "metadata"),
+    "codes.pmtiles": Output("Probability and status, tiles", "application/vnd.pmtiles", "visual"),
+    "pre.pmtiles": Output("Scenes before the event, tiles", "application/vnd.pmtiles", "visual"),
+    "post.pmtiles": Output("Scenes after the event, tiles", "application/vnd.pmtiles", "visual"),
 }
 
 

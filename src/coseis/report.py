@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import geopandas as gpd
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, pixels_inside
 from coseis.objects import delete_object, get_object, list_objects, put_object
+from coseis.page import FACTS, PAGE, MapFacts, MapLayers, tally_polygons, write_page
 from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import CONFIG, ITEMS, Identity, Plan
 from coseis.progress import Clock
@@ -175,6 +177,8 @@ class Outcome:
     """Of every chunk that is done, also of earlier parts of a resumed run."""
     failures: Sequence[FailedChunk]
     throughput: Throughput
+    layers: MapLayers
+    """The raster layers of the map page, which are written already."""
     terrain: TerrainReport | None = None
 
 
@@ -328,9 +332,9 @@ def publish_run(
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         for zone in plan.zones:
             _write_rasters(zone, store, config.output.out, _suffix(plan, zone))
-        of_event = event_polygons(polygons)
-        upload(draw_run(plan, of_event, outcome.threshold.value), store, "map.png")
-        summary = _summary(plan, of_event, outcome.threshold)
+        upload(draw_run(plan, event_polygons(polygons), outcome.threshold.value), store, "map.png")
+        write_page(_facts(plan, config, outcome), store)
+        summary = _summary(plan, outcome)
         assets = (*summary.assets, DEM) if outcome.terrain else summary.assets
         write_stac_item(summary.model_copy(update={"attribution": names, "assets": assets}), store)
     report = _report(plan, config, clock.seconds, outcome)
@@ -412,8 +416,38 @@ def _credits(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(scene.attribution for scene in plan.found.scenes if scene.attribution))
 
 
-def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice) -> ResultSummary:
-    identity, scenes = plan.identity, plan.found.scenes
+def _facts(plan: Plan, config: MapConfig, outcome: Outcome) -> MapFacts:
+    """What the map page says of the run."""
+    report = _report(plan, config, {}, outcome)
+    counts, areas_m2 = tally_polygons(outcome.polygons)
+    phases = {phase: plan.found.of_phase(phase) for phase in plan.identity.phases}
+    return MapFacts(
+        event_time=plan.found.event.time,
+        bounds=shapely.geometry.shape(plan.found.event.aoi).bounds,
+        aoi=plan.found.event.aoi,
+        aoi_km2=report.aoi_km2,
+        observed_share=report.observed_share,
+        failed_chunks=len(report.failed),
+        threshold=report.threshold.value,
+        threshold_rule=report.threshold.rule,
+        model_name=plan.card.name,
+        software_version=__version__,
+        attribution=_credits(plan),
+        scene_dates={
+            phase: (min(scene.start for scene in scenes), max(scene.end for scene in scenes))
+            for phase, scenes in phases.items()
+        },
+        layers=outcome.layers,
+        counts=counts,
+        areas_m2=areas_m2,
+    )
+
+
+def _summary(plan: Plan, outcome: Outcome) -> ResultSummary:
+    identity, scenes, polygons = plan.identity, plan.found.scenes, event_polygons(outcome.polygons)
+    layers = outcome.layers
+    present = {"pre.pmtiles": layers.pre, "post.pmtiles": layers.post, "codes.pmtiles": layers.codes}
+    tiles = tuple(name for name, is_there in present.items() if is_there)
     return ResultSummary(
         run_id=f"coseis-{identity.digest()[:12]}",
         event_time=plan.found.event.time,
@@ -425,12 +459,21 @@ def _summary(plan: Plan, polygons: gpd.GeoDataFrame, threshold: ThresholdChoice)
         transform=identity.transform,
         model_name=plan.card.name,
         model_digest=identity.model,
-        threshold=threshold.value,
+        threshold=outcome.threshold.value,
         software_version=__version__,
         landslide_count=len(polygons),
         landslide_area_m2=float(polygons.area_m2.sum()),
         attribution=_credits(plan),
-        assets=(CUBE, *_files(plan), *((SHIFTS,) if plan.coregistration else ()), ITEMS, RUN),
+        assets=(
+            CUBE,
+            *_files(plan),
+            *tiles,
+            *((SHIFTS,) if plan.coregistration else ()),
+            PAGE,
+            FACTS,
+            ITEMS,
+            RUN,
+        ),
     )
 
 
