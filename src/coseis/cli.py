@@ -4,7 +4,7 @@ Nothing heavy is imported before a command runs: `coseis --help` loads neither T
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -79,7 +79,6 @@ def cli() -> None:
     """
 
 
-DEMO_MISFIT_PX = 1.0
 """Of the demo's scenes (sigma): Planet's usual error is larger, but the demo scores against exact truth."""
 
 
@@ -95,28 +94,11 @@ def demo(out: Path, size_km: float) -> None:
     Example:
       coseis demo first-map
     """
-    from coseis.assess import assess_run
-    from coseis.pipeline import map_event
-    from coseis.simulate import simulate_event
+    from coseis.demo import run_demo
 
-    event = simulate_event(out / "event", size_km=size_km, misfit_px=DEMO_MISFIT_PX)
-    settings = load_config(
-        None,
-        {
-            "catalog": str(event.catalog),
-            "aoi": str(event.aoi_path),
-            "event_time": event.event_time.isoformat(),
-            "out": str(out / "run"),
-        },
-    )
-    report = map_event(settings, console=_progress_console())
-    assessed = assess_run(str(out / "run"), event.landslides)
-    scores = assessed.total.pixels.scores(assessed.threshold)
-    click.echo(
-        f"F1 {scores.f1 or 0:.3f}, precision {scores.precision or 0:.3f}, recall {scores.recall or 0:.3f} "
-        f"against the exact truth ({event.landslide_count} landslides)"
-    )
-    _conclude(report, settings.output)
+    report = run_demo(out, size_km=size_km, console=_progress_console())
+    _show_truth(report.truth or {})
+    _conclude(report, report.config.output)
 
 
 @cli.command()
@@ -501,6 +483,35 @@ def _show_estimate(estimate: "Estimate") -> None:
     )
     if estimate.cost is not None:
         click.echo(f"cost: {estimate.cost:.2f}")
+
+
+def _show_truth(truth: Mapping[str, Any]) -> None:
+    """What a simulated event's truth says of its map, a line a part."""
+
+    def said(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    click.echo(
+        f"F1 {said(truth['f1'])}, precision {said(truth['precision'])}, recall {said(truth['recall'])} "
+        "against the exact truth"
+    )
+    if shifts := truth["coregistration"]:
+        click.echo(
+            f"scenes before: shifts measured within {said(shifts['error_ce90_px'])} px (CE90), "
+            f"{said(shifts['left_ce90_px'])} px left after repair"
+        )
+    old, observed = truth["old"], truth["observed"]
+    click.echo(
+        f"old landslides: {said(old['excluded'])} of their pixels told, "
+        f"{said(old['new_excluded'])} of the new ones taken for old"
+    )
+    click.echo(
+        f"observed: {said(observed['mapped'])} of the area, {said(observed['true'])} in truth; "
+        f"right on {said(observed['agree'])}"
+    )
+    worst = sorted(truth["false_alarms"].items(), key=lambda alarm: -alarm[1]["px"])[:5]
+    alarms = ", ".join(f"{kind.replace('_', ' ')} {100 * one['share']:.1f} %" for kind, one in worst)
+    click.echo(f"false alarms, most first: {alarms} of that ground")
 
 
 def _conclude(report: "RunReport", settings: OutputConfig) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -160,6 +161,8 @@ class RunReport(Value):
     throughput: Throughput
     terrain: TerrainReport | None = None
     """None: no DEM was given."""
+    truth: dict[str, Any] | None = None
+    """Of a simulated event: every part of the map against the truth, see `demo.score_truth`."""
     coregistration: Coregistration | None = None
     """How the scenes before the event lie on those after it; None: not measured."""
 
