@@ -13,15 +13,21 @@ from rasterio.windows import Window
 from coseis.cube import Recipe, load_cube, read_window
 from coseis.errors import InputRefusedError
 from coseis.types import MASKABLE, SCENE_FILL, Status, seen_pixels
-from coseis.usable import UDM2_BANDS, classify, read_usable
+from coseis.usable import CLOUD_MARGIN_PX, UDM2_BANDS, classify, read_usable
 from making import BANDS, ORIGIN, area_of, found_of, grid, texture, write_scene, write_udm2
 
 GRID = grid(600, 800)
 CLOUD = (slice(100, 300), slice(100, 300))
+"""With the margin, in which a cloud is thin."""
 SHADOW = (slice(250, 400), slice(250, 400))
 HAZE = (slice(450, 550), slice(0, 800))
 CLOUDS_BELOW = (slice(200, 350), slice(200, 350))
 WHOLE = Window(0, 0, 800, 600)
+
+
+def core(place):
+    """What a mask must call cloud for `place` to be cloud with its margin."""
+    return tuple(slice(part.start + CLOUD_MARGIN_PX, part.stop - CLOUD_MARGIN_PX) for part in place)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +36,12 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     masks = [
         write_udm2(
-            folder / "0.tif", {"cloud": CLOUD, "shadow": SHADOW, "light_haze": HAZE}, GRID.shape, GRID.affine
+            folder / "0.tif",
+            {"cloud": core(CLOUD), "shadow": SHADOW, "light_haze": HAZE},
+            GRID.shape,
+            GRID.affine,
         ),
-        write_udm2(folder / "1.tif", {"cloud": CLOUDS_BELOW}, GRID.shape, GRID.affine),
+        write_udm2(folder / "1.tif", {"cloud": core(CLOUDS_BELOW)}, GRID.shape, GRID.affine),
     ]
     scenes = [
         write_scene(folder / f"image-{n}.tif", texture((3, 600, 800), seed=n), GRID.affine).model_copy(

@@ -332,11 +332,13 @@ def place_in_degrees(col, row):
 def test_kinds_of_change_are_coloured_and_filtered(opened, tmp_path):
     with running(str(write_run(tmp_path / "run", change=True))) as root:
         page = opened(root)
-        assert shown_count(page) == len(PROBABILITIES)
-        page.uncheck(".legend input[value=pre-existing]", force=True)
-        page.evaluate(IDLE)
+        # What was there before is shown when it is asked for.
         assert drawn(page, "change") == {"new", "reactivated", "unknown"}
         assert shown_count(page) == len(PROBABILITIES) * 3 // 4
+        page.check(".legend input[value=pre-existing]", force=True)
+        page.evaluate(IDLE)
+        assert drawn(page, "change") == {"new", "reactivated", "pre-existing", "unknown"}
+        assert shown_count(page) == len(PROBABILITIES)
 
 
 def test_without_images_the_page_says_why_and_works(opened, tmp_path):

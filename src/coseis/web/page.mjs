@@ -49,7 +49,10 @@ function start(facts) {
     threshold: Math.round(facts.threshold * 100) / 100,
     attribute: 'probability_mean',
     opacity: hasImages ? 0.7 : 1,
-    changes: hasChanges(facts) ? Object.keys(facts.counts.probability_mean) : null,
+    // What was there before is no landslide of the event: it is shown when it is asked for.
+    changes: hasChanges(facts)
+      ? Object.keys(facts.counts.probability_mean).filter((kind) => kind !== 'pre-existing')
+      : null,
     // Without images the probability is the picture.
     shown: {swipe: true, outlines: true, probability: !hasImages, status: false},
   };

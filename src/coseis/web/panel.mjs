@@ -151,7 +151,7 @@ function changeFilters(facts, choice, changed) {
   const present = Object.keys(facts.counts.probability_mean);
   return [element('ul', {className: 'legend'}, ...present.map((kind) => {
     const [colour, label] = CHANGES[kind] ?? [CHANGES.unknown[0], kind];
-    const box = element('input', {type: 'checkbox', checked: true, value: kind});
+    const box = element('input', {type: 'checkbox', checked: choice.changes.includes(kind), value: kind});
     box.addEventListener('change', () => {
       choice.changes = box.checked ? [...choice.changes, kind] : choice.changes.filter((one) => one !== kind);
       changed('changes');
