@@ -17,7 +17,13 @@ from coseis.windows import Chunk, chunk_grid
 
 def a_report(chunk: Chunk, seconds: float = 0.1) -> TaskReport:
     record = DoneRecord(
-        chunk=chunk.name, identity="", digest="", histogram=(0,) * 201, observed_px=1, aoi_px=1
+        chunk=chunk.name,
+        identity="",
+        digest="",
+        histogram=(0,) * 201,
+        observed_px=1,
+        aoi_px=1,
+        status_px=(),
     )
     return TaskReport(
         record=record, read_s=0, predict_s=seconds, write_s=0, bytes_read=0, bytes_fetched=0, bytes_needed=0

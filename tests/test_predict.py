@@ -223,7 +223,12 @@ def test_a_network_of_two_phases_sees_both(tmp_path):
     card = a_card(phases=("pre", "post"), normalization=Normalization(kind="colour"))
     model = save_model(build_unet(card), card, tmp_path / "model")
     identity = SimpleNamespace(
-        phases=("pre", "post"), precision="float32", core_px=64, batch=1, device=probe_device()[0]
+        phases=("pre", "post"),
+        precision="float32",
+        core_px=64,
+        batch=1,
+        device=probe_device()[0],
+        vegetation=None,
     )
     plan = SimpleNamespace(identity=identity, card=model.card, found=event)
     chunk = next(iter(chunk_grid((200, 230), 256)))

@@ -45,8 +45,8 @@ def planned(tmp_path):
     found = found_of(scenes, area_of(GRID, inset_px=20))
     identity = Identity(
         scenes="", aoi="", crs=str(GRID.crs), transform=tuple(GRID.affine)[:6], shape=tuple(GRID.shape),
-        phases=("pre", "post"), block_px=512, core_px=112, batch=1, precision="float32", device="cpu",
-        platform="linux", model="", card="", code="1",
+        beyond=(), phases=("pre", "post"), masked=(), vegetation=None, block_px=512, core_px=112, batch=1,
+        precision="float32", device="cpu", platform="linux", model="", card="", code="1",
     )  # fmt: skip
     plan = Plan(identity=identity, found=found, card=a_card(), forced_resolution=False)
     return plan, fill_run(plan, tmp_path / "run")

@@ -82,7 +82,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Training,
 
 def a_synthetic_event(seed: int) -> Patch:
     """After a synthetic earthquake: reflectance stretched for display, and the exact truth."""
-    _, post, mask = simulate_arrays(128, seed=seed, density_per_km2=40)
+    _, post, mask = simulate_arrays(192, seed=seed, density_per_km2=80)
     red_green_blue = np.moveaxis(post[2::-1], 0, -1)
     intensity = stretch_intensity(red_green_blue, Stretch(low=0, high=0.3, gamma=0.5))
     return Patch(intensity, mask, f"event-{seed}", scene_percentiles(intensity))
@@ -96,12 +96,12 @@ def f1_on(network: Any, patch: Patch) -> float:
 def test_a_few_steps_on_a_synthetic_event_beat_the_untrained_network_widely(tmp_path: Path) -> None:
     card = a_card(base_filters=8)
     config = TrainConfig(
-        epochs=2, patches_per_epoch=96, batch=4, core_px=32, average=0.8, learning_rate=1e-2,
+        epochs=3, patches_per_epoch=128, batch=4, core_px=32, average=0.8, learning_rate=1e-2,
         class_weight=(0.9, 0.5), augmentation=NO_AUGMENTATION, precision="float32",
     )  # fmt: skip
     left_out = a_synthetic_event(11)
     training = train_model(
-        [a_synthetic_event(seed) for seed in range(3)], [left_out], start=card, folder=tmp_path, config=config
+        [a_synthetic_event(seed) for seed in range(4)], [left_out], start=card, folder=tmp_path, config=config
     )
     untrained, trained = (
         f1_on(network, left_out) for network in (build_unet(card), training.model.network())
