@@ -79,7 +79,7 @@ def sleep_run(out: str, identity: str, chunks: Sequence[Chunk], *, chunk_s: floa
         time.sleep(chunk_s)
         record = DoneRecord(
             chunk=chunk.name, identity=identity, digest=64 * "0", histogram=(1,) * (CODE_SCALE + 1),
-            observed_px=chunk.height * chunk.width, aoi_px=chunk.height * chunk.width,
+            observed_px=chunk.height * chunk.width, aoi_px=chunk.height * chunk.width, status_px=(),
         )  # fmt: skip
         predict_s = time.perf_counter() - started
         reports.append(
