@@ -31,6 +31,7 @@ def phases_of(post, pre, *, seen=None, greener=0):
     return BeforeAfter(
         post=np.where(post, 160, 20).astype(np.uint8),
         pre=pre_codes,
+        pre_seen=pre_codes != CODE_FILL,
         vegetation_post=(before + np.where(post, greener, 0)).astype(np.uint8),
         vegetation_pre=before,
         post_code=CODE,
@@ -55,7 +56,7 @@ def polygons_of(phases, side_px=None):
             slice(y0, block.y0 + block.height + HALO_PX),
             slice(x0, block.x0 + block.width + HALO_PX),
         )
-        names = ("post", "pre", "vegetation_post", "vegetation_pre")
+        names = ("post", "pre", "pre_seen", "vegetation_post", "vegetation_pre")
         layers = {name: getattr(phases, name)[area] for name in names}
         part = BeforeAfter(**layers, post_code=phases.post_code, pre_code=phases.pre_code)
         old = old_pixels(part)

@@ -38,9 +38,9 @@ def out(tmp_path_factory):
     return out
 
 
-def drawn(out, side_px):
+def drawn(out, side_px, missing=()):
     blocks = [
-        draw_block(GRID, PHASES, block, Thresholds(112, 112), out, None)
+        draw_block(GRID, PHASES, block, Thresholds(112, 112), out, None, missing)
         for block in chunk_grid(GRID.shape, side_px)
     ]
     tables = [merge_blocks(pieces, GRID) for pieces in zip(*(block.pieces for block in blocks), strict=True)]
@@ -64,3 +64,29 @@ def test_blocks_change_nothing(out, side_px):
     assert polygons.drop(columns="geometry").equals(cut.drop(columns="geometry"))
     assert polygons.geometry.equals(cut.geometry)
     assert cells.drop(columns="geometry").equals(cut_cells.drop(columns="geometry"))
+
+
+def test_nothing_of_a_chunk_that_is_not_done_counts(out):
+    """Its shards may have been written, its record was not."""
+    chunks = list(chunk_grid(GRID.shape, 64))
+    lost = [chunk for chunk in chunks if chunk.x0 == 64]
+    for side_px in (100, 1000):
+        polygons, cells = drawn(out, side_px, missing=lost)
+        new, *_ = polygons.itertuples()
+        assert new.geometry.bounds[2] <= GRID.affine.c + 64 * 3
+        assert cells.failed.max() > 0
+        assert polygons[UNSEEN].iloc[0] > 0
+
+
+def test_the_edge_of_the_grid_is_the_edge_of_the_area(tmp_path):
+    """An area may end just at it; nothing outside is left to touch."""
+    create_cube(str(tmp_path), GRID, phases=("post",), classes=("landslide",), core_px=64, chunk_px=64)
+    for chunk in chunk_grid(GRID.shape, 64):
+        shape = (1, chunk.height, chunk.width)
+        codes = np.full((1, 1, *shape[1:]), 180, np.uint8)
+        layers = (np.full(shape, Status.OBSERVED, np.uint8), np.zeros(shape, np.uint16))
+        write_chunk(str(tmp_path), GRID, chunk, ChunkCodes(codes, *layers, np.zeros(shape, np.uint8)))
+    block = next(iter(chunk_grid(GRID.shape, 1000)))
+    drawing = draw_block(GRID, ("post",), block, Thresholds(112, 112), str(tmp_path), None, ())
+    (whole,) = merge_blocks([drawing.pieces[0]], GRID)[OUTSIDE]
+    assert whole == 2 * (230 + 300) - 4

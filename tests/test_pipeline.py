@@ -27,6 +27,7 @@ from coseis.pipeline import finish_run, map_event, map_part, vectorize_run
 from coseis.plan import ITEMS, read_plan
 from coseis.publish import read_tile_ids
 from coseis.store import open_arrays, read_records
+from coseis.task import fail_chunk
 from coseis.types import Status
 from making import EVENT_TIME, area_of, found_of, grid, texture, write_scene
 from test_predict import tiny_card
@@ -181,6 +182,20 @@ def test_chunking_and_order_change_nothing(reference, run, client, tmp_path, mon
     monkeypatch.setattr(module, "run_jobs", shuffled)
     run(tmp_path / "other", client, chunk=224, resume=True)
     assert_equal(contents(reference[0]), contents(tmp_path / "other"))
+
+
+def test_a_chunk_that_fails_after_it_was_done_is_not_done(copied, run, client):
+    """A task that did it may be lost with its worker, and the next try find a file gone."""
+    store = open_store(str(copied))
+    plan = read_plan(bytes(obstore.get(store, ITEMS).bytes()), str(copied))
+    chunk = plan.chunks(112)[7]
+    fail_chunk(plan, chunk, str(copied))
+    assert chunk.name not in read_records(store, plan.geobox, plan.identity.digest())
+    status = open_arrays(str(copied), plan.geobox)["status"][(1, *chunk.slices)] & 0x7F
+    assert set(np.unique(status)) == {Status.FAILED}
+    report = finish_run(OutputConfig(out=str(copied)), client=client)
+    assert [failure.chunk for failure in report.failed] == [chunk.name]
+    assert run(copied, client, resume=True).throughput.chunks == 1
 
 
 def test_resume_redoes_only_what_is_missing(reference, copied, run, client):

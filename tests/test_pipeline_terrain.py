@@ -88,7 +88,13 @@ def check_that_blocks_change_nothing(out, masked, dem):
         blocks = chunk_grid(plan.identity.shape, side_px)
         traced = [
             draw_block(
-                plan.geobox, plan.identity.phases, block, Thresholds(code, code), str(out), (dem.digest(), 12)
+                plan.geobox,
+                plan.identity.phases,
+                block,
+                Thresholds(code, code),
+                str(out),
+                (dem.digest(), 12),
+                (),
             )
             for block in blocks
         ]

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from coseis.cube import Recipe, load_cube, read_window
 from coseis.errors import InputRefusedError
 from coseis.types import MASKABLE, SCENE_FILL, Status, seen_pixels
-from coseis.usable import CLOUD_MARGIN_PX, UDM2_BANDS, classify, read_usable
+from coseis.usable import CLOUD_MARGIN_M, UDM2_BANDS, check_mask, classify, read_usable
 from making import BANDS, ORIGIN, area_of, found_of, grid, texture, write_scene, write_udm2
 
 GRID = grid(600, 800)
@@ -27,7 +27,8 @@ WHOLE = Window(0, 0, 800, 600)
 
 def core(place):
     """What a mask must call cloud for `place` to be cloud with its margin."""
-    return tuple(slice(part.start + CLOUD_MARGIN_PX, part.stop - CLOUD_MARGIN_PX) for part in place)
+    margin_px = round(CLOUD_MARGIN_M / 3)
+    return tuple(slice(part.start + margin_px, part.stop - margin_px) for part in place)
 
 
 @pytest.fixture(scope="module")
@@ -169,4 +170,4 @@ def test_a_mask_of_too_few_bands_is_refused(tmp_path):
     scene = write_scene(tmp_path / "image.tif", texture((3, 60, 80)), GRID.affine)
     udm2 = scene.sources[0].model_copy(update={"band": "udm2", "asset": "mask"})
     with pytest.raises(InputRefusedError, match=r"asset mask, .* has 3 bands; a usable data mask has 8"):
-        read_usable(scene.model_copy(update={"udm2": udm2}), GRID, Window(0, 0, 80, 60))
+        check_mask(scene.model_copy(update={"udm2": udm2}))

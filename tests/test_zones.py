@@ -8,6 +8,7 @@ import pyproj
 import pytest
 import shapely
 
+from coseis.errors import UsageError
 from coseis.grid import output_geobox
 from coseis.types import CODE_FILL
 from coseis.vectorize import merge_blocks, trace_block
@@ -127,3 +128,8 @@ def test_areas_are_those_of_the_ellipsoid():
         degrees = gpd.GeoSeries([square.segmentize(10)], crs="EPSG:32654").to_crs(4326).iloc[0]
         assert true_areas(table)[0] == pytest.approx(ground_area(degrees), rel=1e-5)
         assert abs(true_areas(table)[0] / square.area - 1) > 1e-4
+
+
+def test_beyond_the_zones_a_crs_is_asked_for():
+    with pytest.raises(UsageError, match=r"lies at 85\.0 degrees, where there is no UTM zone; give --crs"):
+        split_area(geojson(shapely.box(10, 84.9, 11, 85.1)))

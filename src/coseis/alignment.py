@@ -84,7 +84,7 @@ def align_scenes(
     moved = plan.with_shifts(moves) if moves else plan
     again: list[MeasuredBlock] = []
     if moves:
-        moved_sample = {place: pre for place, pre in sample.items() if pre in moves}
+        moved_sample = {(block.row, block.col): block.pre for block in blocks if block.pre in moves}
         again = _measure(moved.on_one_grid(), moved_sample, client, advance)
     client.run(_forget_blocks, on_error="ignore")
     refits = _fit_scenes(again)

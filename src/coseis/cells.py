@@ -26,6 +26,7 @@ REASONS = (
     Status.NODATA,
     Status.NOT_ACQUIRED,
     Status.FAILED,
+    Status.NOT_COMPUTED,
 )
 """Why a pixel of the area was not seen, or what it was seen through, each a column."""
 

@@ -50,7 +50,9 @@ class BeforeAfter:
     post: NDArray[np.uint8]
     """uint8 (y, x), probability codes after the event, 255 = not predicted."""
     pre: NDArray[np.uint8]
-    """uint8 (y, x), before it."""
+    """uint8 (y, x), before it; all 255 where the network sees both phases at once, and change itself."""
+    pre_seen: BoolArray
+    """bool (y, x), whether a scene before the event was used."""
     vegetation_post: NDArray[np.uint8]
     """uint8 (y, x), vegetation codes, 255 = not known."""
     vegetation_pre: NDArray[np.uint8]
@@ -90,10 +92,9 @@ def change_layers(phases: BeforeAfter, old: BoolArray) -> dict[str, NDArray[np.i
     """Layers of whole numbers whose sums over a polygon tell what it is: see `name_changes`."""
     known = (phases.vegetation_post != CODE_FILL) & (phases.vegetation_pre != CODE_FILL)
     greener = phases.vegetation_post.astype(np.int16) - phases.vegetation_pre.astype(np.int16)
-    seen = phases.pre != CODE_FILL
     return {
-        "pre_px": seen,
-        "overlap_px": seen & near_old_pixels(phases),
+        "pre_px": phases.pre_seen,
+        "overlap_px": phases.pre_seen & near_old_pixels(phases),
         "beside_old_px": ndimage.binary_dilation(old, _EDGES) & ~old,
         "vegetation_px": known,
         "greener_sum": np.where(known, greener, np.int16(0)),

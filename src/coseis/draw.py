@@ -11,6 +11,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
 from distributed import Client
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -32,6 +33,7 @@ from coseis.config import OutputConfig
 from coseis.dem_search import kept_dem
 from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount, FlatGround, find_flat
+from coseis.grid import footprint
 from coseis.plan import Plan
 from coseis.store import open_arrays, shard_px
 from coseis.threshold import ThresholdChoice
@@ -43,6 +45,8 @@ from coseis.zones import join_zones, true_areas
 
 VECTORIZE_PX = 2048
 """Least side of the blocks that are traced at once: measured quickest; larger blocks leave the cache."""
+MOST_VECTORIZE_PX = 4096
+"""Greatest side, whatever the chunks: a block takes some 30 bytes a pixel."""
 UNSEEN, OUTSIDE = "unseen_px", "outside_px"
 """Layers: pixels beside one of the area that was not seen; beside one outside the area."""
 
@@ -86,8 +90,18 @@ def draw_polygons(
     client: Client,
     progress: Progress,
     ground: FlatGround | None,
+    missing: Mapping[str, Sequence[Chunk]],
 ) -> Drawing:
     """Draws a run's polygons in blocks on a cluster, and joins them.
+
+    Args:
+        plan: Of the run.
+        output: Its address, thresholds and least area.
+        threshold: After the event.
+        client: Where to run.
+        progress: Where it is shown.
+        ground: The mask of flat ground, if there is one.
+        missing: By CRS of the zone, the chunks that are not done, whatever the cube holds there.
 
     Raises:
         InputRefusedError: the cube cannot be read.
@@ -102,7 +116,15 @@ def draw_polygons(
         (
             f"trace-{begun}-{zone.identity.crs}-{block.name}",
             (zone.identity.crs, block),
-            (zone.geobox, plan.identity.phases, block, codes, output.out, mask),
+            (
+                zone.geobox,
+                plan.identity.phases,
+                block,
+                codes,
+                output.out,
+                mask,
+                _meeting(missing.get(zone.identity.crs, ()), block),
+            ),
         )
         for zone, block in blocks
     )
@@ -127,7 +149,21 @@ def draw_polygons(
 
 def _blocks(plan: Plan, out: str) -> Iterator[Chunk]:
     # Four chunks at least: a task a chunk would be as many as predicting takes.
-    return chunk_grid(plan.identity.shape, max(VECTORIZE_PX, 2 * shard_px(out, plan.geobox)))
+    side_px = min(2 * shard_px(out, plan.geobox), MOST_VECTORIZE_PX)
+    return chunk_grid(plan.identity.shape, max(VECTORIZE_PX, side_px))
+
+
+def _meeting(chunks: Sequence[Chunk], block: Chunk) -> tuple[Chunk, ...]:
+    """The chunks that meet a block or its margin."""
+    reach = CHANGE_HALO_PX
+    return tuple(
+        chunk
+        for chunk in chunks
+        if chunk.y0 < block.y0 + block.height + reach
+        and block.y0 - reach < chunk.y0 + chunk.height
+        and chunk.x0 < block.x0 + block.width + reach
+        and block.x0 - reach < chunk.x0 + chunk.width
+    )
 
 
 def _join_polygons(
@@ -142,22 +178,34 @@ def _join_polygons(
                 zone.geobox,
                 item_ids={scene.index: scene.item_id for scene in plan.found.scenes},
                 model_digest=plan.identity.model,
-                # A part of a polygon may be small.
-                min_area_m2=output.min_area if len(plan.zones) == 1 else 0.0,
+                # On the grid, which is off by 0.2 % at most; a part of a polygon may be small.
+                min_area_m2=0.99 * output.min_area if len(plan.zones) == 1 else 0.0,
             )
             for pieces in zip(*(block.pieces for block in drawn[zone.identity.crs]), strict=True)
         ]
         zones.append([table.assign(area_m2=true_areas(table)) for table in parts])
     if len(zones) == 1:
-        return join_tables(zones[0])
-    pixel_m = abs(plan.geobox.affine.a)
-    # What was there before and what was not are joined apart, as they were drawn.
-    joined = [
-        join_zones(tables, [(table[OUTSIDE] > 0).to_numpy() for table in tables], pixel_m=pixel_m)
-        for tables in zip(*zones, strict=True)
-    ]
-    whole = join_tables(joined)
+        whole = join_tables(zones[0])
+    else:
+        pixel_m = abs(plan.geobox.affine.a)
+        # What was there before and what was not are joined apart, as they were drawn.
+        whole = join_tables(
+            [
+                join_zones(tables, [(table[OUTSIDE] > 0).to_numpy() for table in tables], pixel_m=pixel_m)
+                for tables in zip(*zones, strict=True)
+            ]
+        )
+        # The border of a zone is not the area's.
+        whole.loc[~_near_border(whole, plan), OUTSIDE] = 0
     return whole[whole["area_m2"] >= output.min_area].reset_index(drop=True)
+
+
+def _near_border(polygons: gpd.GeoDataFrame, plan: Plan) -> NDArray[np.bool_]:
+    """Which polygons lie within a few pixels of the border of the whole area, bool (polygons,)."""
+    border = shapely.boundary(footprint(plan.found.event.aoi, plan.geobox))
+    planar = polygons.geometry.to_crs(str(plan.geobox.crs)).to_numpy()
+    near: NDArray[np.bool_] = shapely.dwithin(planar, border, 3 * abs(plan.geobox.affine.a))
+    return near
 
 
 def _in_degrees(cells: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
@@ -171,10 +219,12 @@ def draw_block(
     thresholds: Thresholds,
     out: str,
     mask: tuple[str, float] | None,
+    missing: Sequence[Chunk],
 ) -> BlockDrawing:
     """Traces one block of a run's cube, the first class, read with the margin that its pixels depend on.
 
-    The mask is the digest of the run's DEM and the least slope, degrees: what is flatter is left out.
+    The mask is the digest of the run's DEM and the least slope, degrees: what is flatter is left out. Of a
+    chunk that is missing, half of it may have been written: nothing of it counts.
     """
     top, left = max(0, block.y0 - CHANGE_HALO_PX), max(0, block.x0 - CHANGE_HALO_PX)
     area = (
@@ -190,11 +240,20 @@ def draw_block(
     codes: NDArray[Any] = np.asarray(arrays["probability"][:, 0, *area])
     status: NDArray[Any] = np.asarray(arrays["status"][:, *area])
     scene: NDArray[Any] = np.asarray(arrays["scene"][:, *area])
+    for chunk in missing:
+        place = (
+            slice(max(0, chunk.y0 - top), max(0, chunk.y0 + chunk.height - top)),
+            slice(max(0, chunk.x0 - left), max(0, chunk.x0 + chunk.width - left)),
+        )
+        codes[:, *place], scene[:, *place] = CODE_FILL, SCENE_FILL
+        lost = status[:, *place]
+        lost[lost != Status.OUTSIDE_AOI] = Status.FAILED
     outside = (status[post] & ~np.uint8(CONTEXT_INCOMPLETE)) == Status.OUTSIDE_AOI
     layers: dict[str, NDArray[Any]] = {
         INCOMPLETE: status[post] & CONTEXT_INCOMPLETE > 0,
         UNSEEN: ndimage.binary_dilation((scene[post] == SCENE_FILL) & ~outside),
-        OUTSIDE: ndimage.binary_dilation(outside),
+        # Beyond the grid too: its edge may be the area's.
+        OUTSIDE: ndimage.binary_dilation(outside, border_value=1),
     }
     parts = [np.ones(outside.shape, bool)]
     if "pre" in phases:
@@ -203,6 +262,7 @@ def draw_block(
         both = BeforeAfter(
             post=codes[post],
             pre=codes[pre],
+            pre_seen=scene[pre] != SCENE_FILL,
             vegetation_post=vegetation[post],
             vegetation_pre=vegetation[pre],
             post_code=thresholds.post,

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coseis.addresses import local_path, scheme_of
-from coseis.alignment import align_scenes, write_shifts
+from coseis.alignment import MeasuredBlock, align_scenes, write_shifts
 from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
@@ -247,10 +247,13 @@ def _predict_run(
         dem = _dem_of(config, event_of(config.search).aoi, store)
         plan = make_plan(config, store, lambda: _probe(connection()))
         _check_workers(plan, config, connection())
+        blocks: list[MeasuredBlock] = []
         if get_object(store, ITEMS) is None:
-            plan = _align(plan, config, store, connection(), progress)
+            plan, blocks = _align(plan, config, connection(), progress)
         if not freeze_plan(plan, config, store):
             plan = make_plan(config, store, lambda: _probe(connection()))
+        elif blocks:
+            write_shifts(plan, blocks, store)
         if dem:
             keep_dem(store, dem)
         shares = [_share(zone, store, config) for zone in plan.zones]
@@ -306,17 +309,16 @@ def _epicentre(plan: Plan) -> str | None:
     return f"{place[0]},{place[1]}" if place else None
 
 
-def _align(plan: Plan, config: MapConfig, store: ObjectStore, client: Client, progress: Progress) -> Plan:
-    """The plan with its scenes measured, and moved where that is asked for; the shift field is kept."""
+def _align(
+    plan: Plan, config: MapConfig, client: Client, progress: Progress
+) -> tuple[Plan, list[MeasuredBlock]]:
+    """The plan with its scenes measured, and moved where that is asked for; and the shift field."""
     bar = progress.add_task("compare scenes before and after", total=None)
 
     def advance(done: int, total: int) -> None:
         progress.update(bar, completed=done, total=total)
 
-    plan, blocks = align_scenes(plan, config.coregistration.coregister, client, advance)
-    if plan.coregistration:
-        write_shifts(plan, blocks, store)
-    return plan
+    return align_scenes(plan, config.coregistration.coregister, client, advance)
 
 
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:
@@ -383,13 +385,16 @@ def _finish(
     store = open_store(config.output.out)
     records: list[DoneRecord] = []
     failed: list[FailedChunk] = []
+    missing: dict[str, list[Chunk]] = {}
     for zone in plan.zones:
         done = read_records(store, zone.geobox, zone.identity.digest())
         records += done.values()
+        crs = zone.identity.crs
+        chunks = zone.chunks(shard_px(config.output.out, zone.geobox))
+        missing[crs] = [chunk for chunk in chunks if chunk.name not in done]
         failed += [
-            failed_chunk(zone, chunk, reasons.get((zone.identity.crs, chunk.name), "it was never computed"))
-            for chunk in zone.chunks(shard_px(config.output.out, zone.geobox))
-            if chunk.name not in done
+            failed_chunk(zone, chunk, reasons.get((crs, chunk.name), "it was never computed"))
+            for chunk in missing[crs]
         ]
     histogram = np.zeros(CODE_SCALE + 1, np.int64)
     for record in records:
@@ -400,7 +405,7 @@ def _finish(
     min_slope = config.terrain.min_slope
     ground = FlatGround(dem=dem, min_slope_deg=min_slope) if dem and min_slope else None
     with clock("vectorize"):
-        drawing = draw_polygons(plan, config.output, threshold, client, progress, ground)
+        drawing = draw_polygons(plan, config.output, threshold, client, progress, ground, missing)
     polygons, terrain = drawing.polygons, None
     if dem:
         with clock("terrain"), one_step(progress, "terrain"):

@@ -32,6 +32,7 @@ from coseis.scene_shift import Coregistration
 from coseis.search import SearchFilters, drop_unlike, search_items
 from coseis.store import digest_of
 from coseis.types import PHASES, Phase, Scene, Value
+from coseis.usable import check_mask
 from coseis.usgs import read_usgs
 from coseis.vegetation import INDEX_BANDS, VegetationIndex, choose_index
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
@@ -271,9 +272,11 @@ def freeze_plan(plan: Plan, config: MapConfig, store: ObjectStore) -> bool:
     """
     for name, content in load_model(config.model.model).files().items():
         put_object(store, f"{MODEL}/{name}", content)
-    put_object(store, CONFIG, config.model_dump_json(indent=1).encode())
     text = plan.model_dump_json(indent=1).encode()
-    return create_object(store, ITEMS, text) or get_object(store, ITEMS) == text
+    counts = create_object(store, ITEMS, text) or get_object(store, ITEMS) == text
+    if counts:
+        put_object(store, CONFIG, config.model_dump_json(indent=1).encode())
+    return counts
 
 
 def read_plan(text: bytes, out: str) -> Plan:
@@ -366,6 +369,7 @@ def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tupl
         sources = [*scene.sources, scene.udm2]
         for href in {source.href for source in sources if source}:
             check_redirects(href, policy)
+        check_mask(scene)
         return inspect_scene(scene, scene.bands)
 
     with ThreadPoolExecutor(INSPECT_THREADS) as pool:

@@ -24,7 +24,7 @@ from zarr.abc.buffer import Buffer
 
 from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
-from coseis.objects import get_object, list_objects, open_store, put_object, store_errors
+from coseis.objects import delete_object, get_object, list_objects, open_store, put_object, store_errors
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
 from coseis.vegetation import INDEX_SCALE
 from coseis.windows import Chunk
@@ -234,6 +234,11 @@ def shard_px(out: str, geobox: GeoBox) -> int:
 def put_record(store: ObjectStore, geobox: GeoBox, record: DoneRecord) -> None:
     """Marks a chunk done; to be called after `write_chunk` and not before."""
     put_object(store, f"{RECORDS}/{epsg_of(geobox)}/{record.chunk}.json", record.model_dump_json().encode())
+
+
+def delete_record(store: ObjectStore, geobox: GeoBox, chunk: str) -> None:
+    """Marks a chunk as not done; no error if it was not."""
+    delete_object(store, f"{RECORDS}/{epsg_of(geobox)}/{chunk}.json")
 
 
 def read_records(store: ObjectStore, geobox: GeoBox, identity: str) -> dict[str, DoneRecord]:

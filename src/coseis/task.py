@@ -13,6 +13,7 @@ import numpy as np
 import zict
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
+from rasterio.windows import Window
 from scipy.ndimage import maximum_filter1d
 
 from coseis.backends import probe_device
@@ -21,19 +22,20 @@ from coseis.cluster import Failure
 from coseis.cube import CubeWindow, read_window
 from coseis.errors import CoseisError, InputRefusedError
 from coseis.features import stack_features
+from coseis.grid import pixels_inside
 from coseis.model import Model, load_model
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, MODEL, Plan, read_plan
 from coseis.predict import predict_features, ready_network, to_codes
 from coseis.reader import bytes_per_px
-from coseis.store import ChunkCodes, DoneRecord, put_record, write_chunk
+from coseis.store import ChunkCodes, DoneRecord, delete_record, put_record, write_chunk
 from coseis.threshold import count_codes
 from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value, seen_pixels
 from coseis.vegetation import vegetation_codes
 from coseis.windows import HALO_PX, Chunk
 
-PLANS_KEPT = 4
-"""Plans a process keeps: those of a large region hold thousands of scenes."""
+PLANS_KEPT = 16
+"""Plans a process keeps, of a region one a zone: those of a large one hold thousands of scenes."""
 
 _plans: zict.LRU[tuple[str, str], Plan] = zict.LRU(PLANS_KEPT, {})
 _plans_lock = threading.Lock()
@@ -169,12 +171,18 @@ def _vegetation(
 
 
 def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
-    """Writes a chunk that could not be computed as Status.FAILED, without a done-record."""
+    """Writes a chunk that could not be computed as Status.FAILED, without a done-record.
+
+    It may have one: of a task that did it and was lost before it could say so.
+    """
+    delete_record(open_store(out), plan.geobox, chunk.name)
     phases = len(plan.identity.phases)
     shape = (phases, chunk.height, chunk.width)
+    window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
+    inside = pixels_inside(plan.found.event.aoi, plan.geobox, window)
     codes = ChunkCodes(
         np.full((phases, len(plan.card.classes), *shape[1:]), CODE_FILL, np.uint8),
-        np.full(shape, Status.FAILED, np.uint8),
+        np.broadcast_to(np.where(inside, Status.FAILED, Status.OUTSIDE_AOI).astype(np.uint8), shape),
         np.full(shape, SCENE_FILL, np.uint16),
         np.full(shape, CODE_FILL, np.uint8),
     )
@@ -190,10 +198,10 @@ def run_plan(out: str, identity: str) -> Plan:
     with _plans_lock:
         if (plan := _plans.get((out, identity))) is None:
             whole = read_plan(get_object(open_store(out), ITEMS) or b"", out)
-            plan = next((zone for zone in whole.zones if zone.identity.digest() == identity), None)
-            if plan is None:
+            for zone in whole.zones:
+                _plans[out, zone.identity.digest()] = zone
+            if (plan := _plans.get((out, identity))) is None:
                 raise InputRefusedError(f"{out} holds another run by now; start again in another folder")
-            _plans[out, identity] = plan
         return plan
 
 
@@ -212,7 +220,12 @@ def run_model(store: ObjectStore, digest: str) -> Model:
                 if content is None:
                     raise InputRefusedError(f"the run's own {MODEL}/{name} is gone; start the run anew")
                 (folder / name).write_bytes(content)
-            _models[digest] = load_model(folder)
+            model = load_model(folder)
+            if model.digest != digest:
+                raise InputRefusedError(
+                    f"the run's own {MODEL} is another than it was planned with; start the run anew"
+                )
+            _models[digest] = model
         return _models[digest]
 
 

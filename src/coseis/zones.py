@@ -20,6 +20,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely.geometry.base import BaseGeometry
 
+from coseis.errors import UsageError
+
 ZONE_DEG = 6
 GAP_PX = 1.75
 """Two polygons within this distance of each other, at the border of their zones, are one: each may fall short
@@ -35,6 +37,9 @@ def split_area(aoi: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:
     Returns:
         (CRS, GeoJSON geometry) each. The hemisphere is that of the area's centre for all, or a region on the
         equator would be cut once more; zones are the plain ones of six degrees, also off Norway.
+
+    Raises:
+        UsageError: the area lies beyond 84 degrees, where there are no zones.
     """
     area = shapely.from_geojson(json.dumps(aoi))
     west, south, east, north = area.bounds
@@ -44,7 +49,12 @@ def split_area(aoi: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:
         strip = shapely.box(zone * ZONE_DEG, south - 1, (zone + 1) * ZONE_DEG, north + 1)
         part = _polygons(shapely.intersection(area, strip))
         if not part.is_empty:
-            crs = CRS.utm((zone + 0.5) * ZONE_DEG, latitude)
+            try:
+                crs = CRS.utm((zone + 0.5) * ZONE_DEG, latitude)
+            except ValueError as error:
+                raise UsageError(
+                    f"the area lies at {latitude:.1f} degrees, where there is no UTM zone; give --crs"
+                ) from error
             parts.append((str(crs), json.loads(shapely.to_geojson(part)), part.area))
     parts.sort(key=lambda part: -part[2])
     return tuple((crs, part) for crs, part, _ in parts)
