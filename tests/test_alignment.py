@@ -20,6 +20,7 @@ from coseis.config import (
 )
 from coseis.coregister import UNMEASURED
 from coseis.cube import read_window
+from coseis.errors import InputRefusedError
 from coseis.pipeline import map_event
 from coseis.plan import ITEMS, read_plan
 from making import EVENT_TIME, area_of, found_of, grid, write_scene
@@ -145,6 +146,11 @@ def test_a_resumed_run_measures_nothing_again(repaired, run, client, monkeypatch
     assert again == plan
     assert report.throughput.chunks == 0
     assert report.coregistration == plan.coregistration
+
+
+def test_a_resumed_run_is_not_asked_for_another_check(repaired, run, client):  # noqa: F811
+    with pytest.raises(InputRefusedError, match="holds a run with --coregister repair; go on with that"):
+        run(repaired[0], client, "check", resume=True)
 
 
 def test_a_run_may_go_without(run, client, tmp_path):  # noqa: F811

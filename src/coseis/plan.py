@@ -259,6 +259,12 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
     _check_event(plan.found.event, event_of(config.search), config.output.out)
     again = _decide(config, plan.found, model, probe)
     _check_same(plan.identity, again.identity, config.output.out)
+    measured, asked = plan.coregistration, config.coregistration.coregister
+    if measured and measured.mode != asked:
+        raise InputRefusedError(
+            f"output {config.output.out} holds a run with --coregister {measured.mode}; "
+            f"go on with that, or choose another --out for {asked}"
+        )
     return plan
 
 

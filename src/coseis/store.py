@@ -8,6 +8,7 @@ refused.
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from coseis.windows import Chunk
 CUBE = "probability.zarr"
 ARRAYS = ("probability", "status", "scene", "vegetation")
 RECORDS = "records"
+RECORD_THREADS = 32
 MOST_INNER_PX = 512
 """Largest inner chunk of a shard: what a reader fetches to look at one place."""
 
@@ -247,14 +249,17 @@ def read_records(store: ObjectStore, geobox: GeoBox, identity: str) -> dict[str,
     A record that is torn or another run's, or whose shards are not all there, counts as not done.
     """
     whole = _written_chunks(store, geobox)
+    keys = list(list_objects(store, f"{RECORDS}/{epsg_of(geobox)}/"))
     records = {}
-    for key in list_objects(store, f"{RECORDS}/{epsg_of(geobox)}/"):
-        try:
-            record = DoneRecord.model_validate_json(get_object(store, key) or b"")
-        except ValidationError:
-            continue
-        if record.identity == identity and record.chunk in whole:
-            records[record.chunk] = record
+    # Small reads, each a request to an object store: a region has ten thousand.
+    with ThreadPoolExecutor(RECORD_THREADS) as pool:
+        for content in pool.map(lambda key: get_object(store, key), keys):
+            try:
+                record = DoneRecord.model_validate_json(content or b"")
+            except ValidationError:
+                continue
+            if record.identity == identity and record.chunk in whole:
+                records[record.chunk] = record
     return records
 
 
