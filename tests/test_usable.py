@@ -6,6 +6,7 @@ from itertools import pairwise
 import dask
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from pyproj import Transformer
 from rasterio.windows import Window
@@ -171,3 +172,20 @@ def test_a_mask_of_too_few_bands_is_refused(tmp_path):
     udm2 = scene.sources[0].model_copy(update={"band": "udm2", "asset": "mask"})
     with pytest.raises(InputRefusedError, match=r"asset mask, .* has 3 bands; a usable data mask has 8"):
         check_mask(scene.model_copy(update={"udm2": udm2}))
+
+
+def test_a_cloud_has_a_rim_and_a_speckle_has_none(tmp_path):
+    scene = write_scene(tmp_path / "image.tif", texture((3, 100, 120)), GRID.affine)
+    cloud = np.zeros((100, 120), bool)
+    for side, y0, x0 in ((5, 60, 60), (4, 20, 20)):
+        cloud[y0 : y0 + side, x0 : x0 + side] = True
+    flags = np.zeros((8, 100, 120), np.uint8)
+    flags[0], flags[5] = ~cloud, cloud
+    udm2 = write_udm2(tmp_path / "mask.tif", {}, (100, 120), GRID.affine)
+    with rasterio.open(udm2.href, "r+") as file:
+        file.write(flags)
+    seen = read_usable(scene.model_copy(update={"udm2": udm2}), GRID, Window(0, 0, 120, 100))
+    expected = np.zeros((100, 120), bool)
+    expected[60 - 8 : 65 + 8, 60 - 8 : 65 + 8] = True
+    expected[20:24, 20:24] = True
+    np.testing.assert_array_equal(seen == Status.CLOUD, expected)

@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
-from scipy.ndimage import maximum_filter1d
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from coseis.addresses import is_remote
 from coseis.blocks import for_each, kept_blocks
@@ -53,6 +53,8 @@ CLOUD_MARGIN_M = 24.0
 """Clouds are thin at their rims, which a mask leaves out and a network takes for bare ground: what lies
 within this of a cloud counts as one, 8 px at 3 m. On the synthetic event precision is 0.69 with it, 0.64
 without."""
+SPECKLE_PX = 2
+"""What is no wider than twice this has no rim: mostly bright ground that a mask takes for cloud."""
 
 StatusCodes = NDArray[np.uint8]
 
@@ -76,7 +78,8 @@ def read_usable(scene: Scene, geobox: GeoBox, window: Window) -> StatusCodes:
         return np.full((window.height, window.width), Status.OBSERVED, np.uint8)
     tiff, placed = read_header(scene, scene.udm2), moved_grid(geobox, scene.shift_m)
     sources = tuple(_flag(scene.udm2, name) for name in UDM2_BANDS if name != "confidence")
-    margin = round(CLOUD_MARGIN_M / abs(geobox.affine.a))
+    grow = round(CLOUD_MARGIN_M / abs(geobox.affine.a))
+    margin = grow + 2 * SPECKLE_PX
     height, width = window.height + 2 * margin, window.width + 2 * margin
     around = Window(window.col_off - margin, window.row_off - margin, width, height)
     seen = np.full((height, width), Status.OBSERVED, np.uint8)
@@ -86,8 +89,8 @@ def read_usable(scene: Scene, geobox: GeoBox, window: Window) -> StatusCodes:
         _read_blocks(tiff, sources, placed, around, seen)
     cloud = seen == Status.CLOUD
     if cloud.any():
-        side = 2 * margin + 1
-        near = maximum_filter1d(maximum_filter1d(cloud.view(np.uint8), side, axis=0), side, axis=1) > 0
+        heart = minimum_filter(cloud.view(np.uint8), 2 * SPECKLE_PX + 1)
+        near = maximum_filter(heart, 2 * (grow + SPECKLE_PX) + 1) > 0
         seen[near & (seen != Status.UNUSABLE)] = Status.CLOUD
     return np.ascontiguousarray(seen[margin : height - margin, margin : width - margin])
 
