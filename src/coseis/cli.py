@@ -4,7 +4,7 @@ Nothing heavy is imported before a command runs: `coseis --help` loads neither T
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,11 +17,9 @@ from coseis.config import OutputConfig, SearchConfig, TerrainConfig, load_config
 from coseis.errors import CoseisError, IncompleteError, InputRefusedError
 from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
+from coseis.summaries import show_estimate, show_scores, show_training, show_truth
 
 if TYPE_CHECKING:
-    from coseis.estimate import Estimate
-    from coseis.evaluation.results import EvaluationReport
-    from coseis.learn.learning import Learned
     from coseis.report import FailedChunk, RunReport
 
 INTERRUPTED = 130
@@ -97,7 +95,7 @@ def demo(out: Path, size_km: float) -> None:
     from coseis.demo import run_demo
 
     report = run_demo(out, size_km=size_km, console=_progress_console())
-    _show_truth(report.truth or {})
+    show_truth(report.truth or {})
     _conclude(report, report.config.output)
 
 
@@ -205,7 +203,7 @@ def map_command(config: Path | None, *, dry_run: bool, price_per_hour: float | N
     from coseis.pipeline import estimate_event, map_event, map_part
 
     if dry_run:
-        _show_estimate(estimate_event(settings, price_per_hour=price_per_hour))
+        show_estimate(estimate_event(settings, price_per_hour=price_per_hour))
         return
     if not settings.cluster.part:
         _conclude(map_event(settings, console=_progress_console()), settings.output)
@@ -339,7 +337,7 @@ def train(config: Path | None, **options: Any) -> None:
     console = _progress_console()
     # A log gets no bar, but an epoch may take an hour: each is a line.
     tell = (lambda line: click.echo(line, err=True)) if console.quiet else None
-    _show_training(learn_model(settings, console=console, tell=tell), settings.output.out)
+    show_training(learn_model(settings, console=console, tell=tell), settings.output.out)
 
 
 @cli.command()
@@ -395,7 +393,7 @@ def evaluate(
     if as_json:
         click.echo(report.model_dump_json(exclude={"counts"}))
     else:
-        _show_scores(report)
+        show_scores(report)
     for path in write_report(report, assessed, out) if out else ():
         click.echo(f"wrote {path}", err=as_json)
 
@@ -414,104 +412,6 @@ def doctor() -> None:
 
     for topic, text in findings():
         click.echo(f"{topic:32} {_one_line(text)}")
-
-
-def _show_scores(report: "EvaluationReport") -> None:
-    """Scores at the threshold in use; apart, what other thresholds would have given."""
-    metrics = report.metrics
-    restated = metrics["restated"]
-    table = Table("score", "value", title=f"probability >= {report.threshold:g}")
-    for name, value in (
-        *((name, metrics[name]) for name in ("precision", "recall", "f1", "iou", "accuracy", "prevalence")),
-        ("f1 beyond 1 px of borders", metrics["f1_beyond_1px"]),
-        ("f1 beyond 2 px of borders", metrics["f1_beyond_2px"]),
-        ("boundary IoU", metrics["boundary_iou"]),
-        ("area ratio", metrics["area_ratio"]),
-        ("average precision", metrics["average_precision"]),
-        ("false alarms px/km2", metrics["false_alarms_per_km2"]),
-        (f"f1 at {100 * restated['prevalence']:g} % prevalence", restated["f1"]),
-        ("landslides found, IoU 0.5", metrics["landslides"]["iou50_recall"]),
-        ("landslides right, IoU 0.5", metrics["landslides"]["iou50_precision"]),
-        *((f"recall {size}", recall) for size, recall in metrics["recall_by_size"].items()),
-    ):
-        table.add_row(name, _written_score(value))
-    Console().print(table)
-    rules = Table("threshold", "value", "precision", "recall", "f1", "iou", "remark")
-    for row in report.rules:
-        scores = (row.threshold, row.precision, row.recall, row.f1, row.iou)
-        rules.add_row(row.rule, *map(_written_score, scores), row.remark)
-    Console().print(rules)
-
-
-def _written_score(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
-
-
-def _show_training(learned: "Learned", out: str) -> None:
-    """The last lines of a training."""
-    epoch, scores = learned.epoch, learned.scores
-    kept = f"epoch {int(epoch['epoch']) + 1} of {learned.epochs} is kept"
-    threshold = f"threshold {learned.model.card.threshold:g}"
-    if scores is None:
-        click.echo(f"{kept}, the last, for nothing is kept for validation; {threshold} as it was")
-    else:
-        click.echo(
-            f"{kept}: validation loss {epoch['val_loss']:.4f}; F1 {scores.f1 or 0:.4f}, precision "
-            f"{scores.precision or 0:.4f}, recall {scores.recall or 0:.4f} at {threshold}, chosen there"
-        )
-    click.echo(f"{100 * learned.waiting:.1f} % of the time waiting for patches")
-    out = out.rstrip("/")
-    click.echo(f"model {out}, curves {out}/curves.png, rows {out}/history.csv and {out}/batches.csv")
-
-
-def _show_estimate(estimate: "Estimate") -> None:
-    """What a run would do, line by line."""
-    height, width = estimate.shape
-    click.echo(
-        f"{estimate.scenes} scenes, {estimate.aoi_km2:.1f} km2 on a grid of {height} x {width} px at "
-        f"{estimate.resolution_m:g} m"
-    )
-    click.echo(f"{estimate.chunks} chunks of {estimate.chunk_px} px on {estimate.workers} workers")
-    click.echo(f"to read: {estimate.bytes_to_read / 2**30:.2f} GiB of pixels, halos not counted")
-    click.echo(f"memory: a worker needs at most {estimate.worker_bytes / 2**30:.1f} GiB, and has them")
-    if estimate.rate is None or estimate.seconds is None:
-        click.echo("time: not known, as no run here has measured this model on this device yet")
-        return
-    click.echo(
-        f"time: {estimate.seconds:.0f} s to predict, at {estimate.rate.mpx_per_s:g} Mpx/s a worker, measured "
-        f"on {estimate.rate.measured:%Y-%m-%d} ({estimate.rate.device}, {estimate.rate.precision})"
-    )
-    if estimate.cost is not None:
-        click.echo(f"cost: {estimate.cost:.2f}")
-
-
-def _show_truth(truth: Mapping[str, Any]) -> None:
-    """What a simulated event's truth says of its map, a line a part."""
-
-    def said(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    click.echo(
-        f"F1 {said(truth['f1'])}, precision {said(truth['precision'])}, recall {said(truth['recall'])} "
-        "against the exact truth"
-    )
-    if shifts := truth["coregistration"]:
-        click.echo(
-            f"scenes before: shifts measured within {said(shifts['error_ce90_px'])} px (CE90), "
-            f"{said(shifts['left_ce90_px'])} px left after repair"
-        )
-    old, observed = truth["old"], truth["observed"]
-    click.echo(
-        f"old landslides: {said(old['excluded'])} of their pixels told, "
-        f"{said(old['new_excluded'])} of the new ones taken for old"
-    )
-    click.echo(
-        f"observed: {said(observed['mapped'])} of the area, {said(observed['true'])} in truth; "
-        f"right on {said(observed['agree'])}"
-    )
-    worst = sorted(truth["false_alarms"].items(), key=lambda alarm: -alarm[1]["px"])[:5]
-    alarms = ", ".join(f"{kind.replace('_', ' ')} {100 * one['share']:.1f} %" for kind, one in worst)
-    click.echo(f"false alarms, most first: {alarms} of that ground")
 
 
 def _conclude(report: "RunReport", settings: OutputConfig) -> None:

@@ -44,10 +44,7 @@ from coseis.report import (
     PartReport,
     RunReport,
     TerrainReport,
-    Throughput,
     failed_chunk,
-    join_throughputs,
-    measure_throughput,
     publish_run,
     read_config,
     read_parts,
@@ -57,6 +54,7 @@ from coseis.report import (
 from coseis.store import DoneRecord, create_cube, read_records, shard_px
 from coseis.task import TaskReport, fail_chunk
 from coseis.threshold import choose_threshold
+from coseis.throughput import Throughput, join_throughputs, measure_throughput
 from coseis.types import CODE_SCALE
 from coseis.windows import Chunk
 
