@@ -228,11 +228,11 @@ def test_a_run_in_a_bucket_is_served_alike(monkeypatch):
             ("AWS_DEFAULT_REGION", "us-east-1"),
         ):
             monkeypatch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="maps")
+        client = boto3.client("s3")  # moto keeps one memory a process: a bucket of its own
+        client.create_bucket(Bucket="served")
         for name, content in ((FACTS, b"{}"), ("codes.pmtiles", TILES)):
-            client.put_object(Bucket="maps", Key=f"event/{name}", Body=content)
-        with running("s3://maps/event") as address:
+            client.put_object(Bucket="served", Key=f"event/{name}", Body=content)
+        with running("s3://served/event") as address:
             server = address.removeprefix("http://").rstrip("/")
             for asked, part in (("bytes=127-16510", TILES[127:16511]), ("bytes=-7", TILES[-7:])):
                 answer, body = ask(server, "/codes.pmtiles", Range=asked)
