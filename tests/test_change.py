@@ -59,12 +59,13 @@ def polygons_of(phases, side_px=None):
         names = ("post", "pre", "pre_seen", "vegetation_post", "vegetation_pre")
         layers = {name: getattr(phases, name)[area] for name in names}
         part = BeforeAfter(**layers, post_code=phases.post_code, pre_code=phases.pre_code)
-        old = old_pixels(part)
+        near_old = near_old_pixels(part)
+        old = old_pixels(part, near_old)
         inner = (
             slice(block.y0 - y0, block.y0 - y0 + block.height),
             slice(block.x0 - x0, block.x0 - x0 + block.width),
         )
-        sums = {name: layer[inner] for name, layer in change_layers(part, old).items()}
+        sums = {name: layer[inner] for name, layer in change_layers(part, near_old, old).items()}
         for pieces, kept in ((old_pieces, old), (new_pieces, ~old)):
             codes = np.where(kept, part.post, np.uint8(CODE_FILL))[inner]
             pieces.append(

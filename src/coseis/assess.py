@@ -132,7 +132,7 @@ def _old_polygons(store: ObjectStore) -> gpd.GeoSeries:
     return table.geometry[table["change"] == "pre-existing"]
 
 
-def _inside(polygons: gpd.GeoSeries, geobox: GeoBox) -> NDArray[np.bool_]:
+def pixels_of(polygons: gpd.GeoSeries, geobox: GeoBox) -> NDArray[np.bool_]:
     """Pixels of polygons that run along pixel edges, bool (y, x): exactly theirs."""
     box = geobox.boundingbox
     near = polygons.iloc[polygons.sindex.query(shapely.box(*box))]
@@ -160,7 +160,7 @@ def _assess_block(
     post = plan.identity.phases.index("post")
     codes = np.asarray(arrays["probability"][post, 0, y0:y1, x0:x1])
     if old is not None:
-        codes[_inside(old, plan.geobox[y0:y1, x0:x1]) & (codes <= CODE_SCALE)] = 0
+        codes[pixels_of(old, plan.geobox[y0:y1, x0:x1]) & (codes <= CODE_SCALE)] = 0
     truth = labels.mask(plan.geobox[y0:y1, x0:x1])
     inner = (
         slice(block.y0 - y0, block.y0 - y0 + block.height),

@@ -62,15 +62,16 @@ class BeforeAfter:
     """The same before it."""
 
 
-def old_pixels(phases: BeforeAfter) -> BoolArray:
+def old_pixels(phases: BeforeAfter, near_old: BoolArray) -> BoolArray:
     """Which landslide pixels belong to a landslide that was there before, bool (y, x).
 
-    A pixel is old within TOLERANCE_PX of a landslide of the pre phase, by hysteresis: above its threshold, or
-    above half of it and joined to such pixels. What is then too narrow to be a landslide of its own goes to
-    the side that it lies on.
+    What is too narrow to be a landslide of its own goes to the side that it lies on.
+
+    Args:
+        phases: The codes of both.
+        near_old: bool (y, x), see `near_old_pixels`.
     """
     landslide = _above(phases.post, phases.post_code)
-    near_old = near_old_pixels(phases)
     old = ndimage.binary_opening(landslide & near_old, _WIDTH)
     rest = landslide & ~old
     sliver = rest & ~ndimage.binary_opening(rest, _WIDTH)
@@ -80,7 +81,10 @@ def old_pixels(phases: BeforeAfter) -> BoolArray:
 
 
 def near_old_pixels(phases: BeforeAfter) -> BoolArray:
-    """Pixels within TOLERANCE_PX of a landslide of the pre phase, bool (y, x)."""
+    """Pixels within TOLERANCE_PX of a landslide of the pre phase, bool (y, x).
+
+    By hysteresis: above its threshold, or above half of it and joined to such pixels.
+    """
     sure = _above(phases.pre, phases.pre_code)
     likely = _above(phases.pre, -(-phases.pre_code // 2))
     grown = ndimage.binary_dilation(sure, _EDGES, iterations=GROWTH_PX, mask=likely)
@@ -88,13 +92,21 @@ def near_old_pixels(phases: BeforeAfter) -> BoolArray:
     return near
 
 
-def change_layers(phases: BeforeAfter, old: BoolArray) -> dict[str, NDArray[np.int16] | BoolArray]:
-    """Layers of whole numbers whose sums over a polygon tell what it is: see `name_changes`."""
+def change_layers(
+    phases: BeforeAfter, near_old: BoolArray, old: BoolArray
+) -> dict[str, NDArray[np.int16] | BoolArray]:
+    """Layers of whole numbers whose sums over a polygon tell what it is: see `name_changes`.
+
+    Args:
+        phases: The codes of both.
+        near_old: bool (y, x), see `near_old_pixels`.
+        old: bool (y, x), see `old_pixels`.
+    """
     known = (phases.vegetation_post != CODE_FILL) & (phases.vegetation_pre != CODE_FILL)
     greener = phases.vegetation_post.astype(np.int16) - phases.vegetation_pre.astype(np.int16)
     return {
         "pre_px": phases.pre_seen,
-        "overlap_px": phases.pre_seen & near_old_pixels(phases),
+        "overlap_px": phases.pre_seen & near_old,
         "beside_old_px": ndimage.binary_dilation(old, _EDGES) & ~old,
         "vegetation_px": known,
         "greener_sum": np.where(known, greener, np.int16(0)),

@@ -77,9 +77,6 @@ def cli() -> None:
     """
 
 
-"""Of the demo's scenes (sigma): Planet's usual error is larger, but the demo scores against exact truth."""
-
-
 @cli.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--size-km", default=6.0, show_default=True, help="Side of the square area, km.")

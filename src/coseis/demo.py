@@ -14,18 +14,17 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from rasterio.features import rasterize
 from rasterio.warp import Resampling, reproject
 from rich.console import Console
 
 from coseis.alignment import SHIFTS
-from coseis.assess import assess_run
+from coseis.assess import assess_run, pixels_of
 from coseis.config import load_config
 from coseis.objects import get_object, open_store
 from coseis.pipeline import map_event
 from coseis.plan import ITEMS, Plan, read_plan
 from coseis.publish import upload
-from coseis.report import RUN, RunReport
+from coseis.report import RUN, RunReport, event_polygons
 from coseis.simulate import SimulatedEvent, simulate_event
 from coseis.simulate.landcover import Cover
 from coseis.simulate.scenes import Sky
@@ -90,8 +89,8 @@ def score_truth(out: str, event: SimulatedEvent) -> dict[str, Any]:
     scene = np.asarray(arrays["scene"][post])
     inside = (status & ~np.uint8(CONTEXT_INCOMPLETE)) != Status.OUTSIDE_AOI
     seen = seen_pixels(status, scene)
-    old = _burn(polygons[polygons["change"] == "pre-existing"], plan.geobox)
-    mapped = _burn(polygons[polygons["change"] != "pre-existing"], plan.geobox)
+    old = pixels_of(polygons[polygons["change"] == "pre-existing"].geometry, plan.geobox)
+    mapped = pixels_of(event_polygons(polygons).geometry, plan.geobox)
     return {
         "f1": _rounded(scores.f1),
         "precision": _rounded(scores.precision),
@@ -144,7 +143,7 @@ def _score_old(
 ) -> dict[str, float | None]:
     new = _on_grid(event.mask, geobox, np.uint8) > 0
     scars = gpd.read_file(event.truth.old_scars)
-    before = _burn(scars[scars["kind"] == "old"], geobox) & ~new
+    before = pixels_of(scars[scars["kind"] == "old"].geometry, geobox) & ~new
     found = old | mapped
     return {
         "excluded": _share(old & before, found & before),
@@ -190,15 +189,6 @@ def _on_grid(path: Path, geobox: GeoBox, dtype: type[np.generic], *, band: int =
             resampling=Resampling.nearest,
         )
     return values
-
-
-def _burn(polygons: gpd.GeoDataFrame, geobox: GeoBox) -> BoolArray:
-    if polygons.empty:
-        return np.zeros(geobox.shape, bool)
-    burnt: NDArray[np.uint8] = rasterize(
-        polygons.geometry, geobox.shape, transform=geobox.affine, dtype=np.uint8
-    )
-    return burnt > 0
 
 
 def _share(part: BoolArray, whole: BoolArray) -> float | None:

@@ -25,6 +25,7 @@ from coseis.change import (
     change_layers,
     join_tables,
     name_changes,
+    near_old_pixels,
     old_pixels,
     without_pre,
 )
@@ -268,8 +269,9 @@ def draw_block(
             post_code=thresholds.post,
             pre_code=thresholds.pre,
         )
-        old = old_pixels(both)
-        layers |= change_layers(both, old)
+        near_old = near_old_pixels(both)
+        old = old_pixels(both, near_old)
+        layers |= change_layers(both, near_old, old)
         parts = [old, ~old]
     origin, flat = (block.y0, block.x0), FlatCount()
     of_post = codes[post][inner]

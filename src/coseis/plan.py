@@ -118,14 +118,8 @@ class Plan(Value):
         for grid in (main, *identity.beyond):
             event = self.found.event.model_copy(update={"aoi": parts[grid.crs]})
             changes = grid.model_dump() | {"aoi": digest_of(event.aoi), "beyond": ()}
-            plans.append(
-                Plan(
-                    identity=identity.model_copy(update=changes),
-                    found=self.found.model_copy(update={"event": event}),
-                    card=self.card,
-                    forced_resolution=self.forced_resolution,
-                )
-            )
+            found = self.found.model_copy(update={"event": event})
+            plans.append(self._anew(identity.model_copy(update=changes), found))
         return tuple(plans)
 
     def on_one_grid(self) -> "Plan":
@@ -136,9 +130,7 @@ class Plan(Value):
             self.found.event.aoi, resolution_m=abs(self.geobox.affine.a), crs=self.identity.crs
         )
         identity = self.identity.model_copy(update=_zone_grid(geobox).model_dump() | {"beyond": ()})
-        return Plan(
-            identity=identity, found=self.found, card=self.card, forced_resolution=self.forced_resolution
-        )
+        return self._anew(identity, self.found)
 
     @cached_property
     def geobox(self) -> GeoBox:
@@ -177,7 +169,10 @@ class Plan(Value):
         )
         identity = self.identity.model_copy(update={"scenes": _digest_scenes(scenes)})
         found = self.found.model_copy(update={"scenes": scenes})
-        # Not a copy: that would keep the cached index of the scenes where they were.
+        return self._anew(identity, found)
+
+    def _anew(self, identity: Identity, found: Found) -> "Plan":
+        """Not a copy: that would keep the cached grid, and the index of the scenes where they were."""
         return Plan(identity=identity, found=found, card=self.card, forced_resolution=self.forced_resolution)
 
     @cached_property
