@@ -7,13 +7,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # --no-deps: the requirement files are complete and hashed, so nothing else may be fetched.
 INSTALL := $(PIP) install --quiet --no-deps --require-hashes
 
-.PHONY: demo test check clean
+.PHONY: demo test faults check clean
 demo: .venv/core
 	rm -rf demo
 	$(BIN)/coseis demo demo
 
 test: check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Everything that is broken on purpose, and the table of it in docs/reliability.md.
+faults: .venv/dev
+	rm -f faults.jsonl
+	CI=1 COSEIS_FAULT_LOG=faults.jsonl $(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
+	$(BIN)/python tests/fault_log.py faults.jsonl docs/reliability.md
 
 check: .venv/dev
 	$(BIN)/ruff format --check src tests benchmarks
