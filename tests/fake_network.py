@@ -1,4 +1,4 @@
-"""Imported or preloaded into a process, the network is NumPy arithmetic: no TensorFlow, a chunk in milliseconds.
+"""Imported or preloaded into a process, the network is NumPy: no TensorFlow, a chunk in milliseconds.
 
     dask worker ADDRESS --preload tests/fake_network.py
     DASK_DISTRIBUTED__WORKER__PRELOAD=tests/fake_network.py python tests/fake_network.py map ...
