@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+FORMAT_NAMES = ("geopackage", "flatgeobuf", "shapefile", "kmz", "csv")
+"""Keys of `formats.FORMATS`, here so that --help needs no GDAL."""
 LISTED_FAILURES = 10
 """Failed chunks that are named on the terminal; all are in run.json."""
 
@@ -280,6 +282,37 @@ def vectorize(run: str, threshold: str, min_area: str | None, **terrain: Any) ->
     options = load_stage(TerrainConfig, given_options(terrain))
     report = vectorize_run(output, terrain=options, console=_progress_console())
     _conclude(report, report.config.output)
+
+
+@cli.command()
+@click.argument("run")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(FORMAT_NAMES),
+    default=FORMAT_NAMES,
+    help="May be repeated; default: all.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder for the files. Default: RUN.",
+)
+def export(run: str, formats: Sequence[str], out: Path | None) -> None:
+    """Write the inventory of RUN for other programs.
+
+    GeoPackage, FlatGeobuf, Shapefile (names of ten letters, see docs/formats.md), KMZ for Google Earth, and
+    a table of centroids.
+
+    \b
+    Example:
+      coseis export OUT --format geopackage --format kmz
+    """
+    from coseis.formats import export_run
+
+    for path in export_run(run, formats, out):
+        click.echo(f"wrote {path}")
 
 
 class TrainCommand(StagedCommand):
