@@ -37,6 +37,12 @@ check: .venv/dev
 	$(INSTALL) -r requirements/dev.txt
 	touch $@
 
+# Checks deploy/ (290 MB, a minute): the tests that need it say so where it is absent.
+.venv/checkov: requirements/checkov.txt .venv/bin/python
+	$(BIN)/python -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/checkov.txt
+	touch $@
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and f"coseis needs Python 3.11 to 3.13; {v[0]}.{v[1]} found: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
