@@ -14,9 +14,9 @@ from coseis.errors import InputRefusedError
 from coseis.event import read_event
 from coseis.objects import get_object, open_store
 from coseis.pipeline import finish_run
-from coseis.plan import ITEMS, read_plan
+from coseis.plan import ITEMS, read_done, read_plan
 from coseis.search import search_items
-from coseis.store import open_arrays, read_records
+from coseis.store import open_arrays
 from test_geoparquet import WORLD, YEARS, item, read, write
 from test_pipeline import client, found, model, reference, run  # noqa: F401  (fixtures)
 
@@ -49,8 +49,7 @@ def test_run_on_s3_equals_run_in_a_folder(bucket, reference, run, client, tmp_pa
     here, there = open_arrays(str(out), plan.geobox), open_arrays(bucket, plan.geobox)
     for name in here:
         np.testing.assert_array_equal(here[name][:], there[name][:], err_msg=name)
-    digest = plan.identity.digest()
-    assert read_records(store, plan.geobox, digest) == read_records(local, plan.geobox, digest)
+    assert read_done(plan, store) == read_done(plan, local)
     path = tmp_path / "fetched.parquet"
     path.write_bytes(get_object(store, "landslides.parquet"))
     assert gpd.read_parquet(path).equals(gpd.read_parquet(out / "landslides.parquet"))
