@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import geopandas as gpd
@@ -32,14 +34,20 @@ def event(tmp_path_factory):
         yield Event(tmp_path_factory.mktemp("event"))
 
 
-@pytest.fixture(scope="module")
-def client():
+@contextmanager
+def connected():
     with (
         LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as connection,
     ):
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connected() as connection:
         yield connection
 
 
@@ -92,6 +100,18 @@ def test_an_updated_run_publishes_the_fresh_map(event, client, run, second):
     assert again.throughput.chunks == 0
     assert len(again.updates) == 1
     assert_same_map(run, fresh)
+
+
+def test_two_whole_runs_at_once_end_in_one_result(event, client, tmp_path, second):
+    """Begun at once on an empty output, each with workers of its own: one plan, and both draw its map."""
+    event.publish(SECOND)
+    out = tmp_path / "both"
+    with connected() as other, ThreadPoolExecutor(2) as pool:
+        started = [pool.submit(map_event, event.config(out, update=True), client=c) for c in (client, other)]
+        reports = [run.result() for run in started]
+    assert reports[0].identity == reports[1].identity
+    assert [report.failed for report in reports] == [(), ()]
+    assert_same_map(out, second[0])
 
 
 def test_the_estimate_of_an_update_writes_nothing(event, client, run):
