@@ -29,7 +29,7 @@ from coseis.config import ClusterConfig, MapConfig
 from coseis.dispatch import predict_chunks
 from coseis.objects import open_store
 from coseis.pipeline import map_event
-from coseis.plan import freeze_plan, make_plan
+from coseis.plan import freeze_plan, plan_anew
 from coseis.store import create_cube
 from machine import describe_machine
 from stand_ins import install_network, make_card, make_region, map_config, region_area
@@ -154,7 +154,7 @@ def _first_of_many(folder: Path, side: int, client: Client) -> dict[str, float]:
     _reset_peak()
     started = time.perf_counter()
     store = open_store(config.output.out)
-    plan = make_plan(config, store, lambda: ("cpu", "float32"))
+    plan = plan_anew(config, lambda: ("cpu", "float32"))
     freeze_plan(plan, config, store)
     create_cube(
         config.output.out, plan.geobox, phases=plan.identity.phases, classes=plan.card.classes,

@@ -543,7 +543,7 @@ def test_ctrl_c_ends_with_130(coseis, job, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coseis.pipeline.make_plan", interrupted)
+    monkeypatch.setattr("coseis.pipeline.settle_plan", interrupted)
     ended = coseis(*job.words())
     assert ended.code == 130
     assert ended.err.strip() == "coseis: interrupted"

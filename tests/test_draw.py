@@ -1,16 +1,19 @@
 """What a block of a run's cube gives, and that blocks, margins and threads change nothing."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from coseis.cells import join_cells
 from coseis.change import HALO_PX, join_tables, name_changes
 from coseis.draw import OUTSIDE, UNSEEN, Thresholds, draw_block
+from coseis.missing import MissingChunks
 from coseis.store import ChunkCodes, create_cube, write_chunk
 from coseis.types import CODE_FILL, SCENE_FILL, Status
 from coseis.vectorize import merge_blocks
 from coseis.windows import chunk_grid
-from making import grid
+from making import area_of, grid
 
 GRID = grid(230, 300)
 PHASES = ("pre", "post")
@@ -38,7 +41,7 @@ def out(tmp_path_factory):
     return out
 
 
-def drawn(out, side_px, missing=()):
+def drawn(out, side_px, missing=None):
     blocks = [
         draw_block(GRID, PHASES, block, Thresholds(112, 112), out, None, missing)
         for block in chunk_grid(GRID.shape, side_px)
@@ -68,13 +71,16 @@ def test_blocks_change_nothing(out, side_px):
 
 def test_nothing_of_a_chunk_that_is_not_done_counts(out):
     """Its shards may have been written, its record was not."""
-    chunks = list(chunk_grid(GRID.shape, 64))
-    lost = [chunk for chunk in chunks if chunk.x0 == 64]
-    for side_px in (100, 1000):
-        polygons, cells = drawn(out, side_px, missing=lost)
+    whole = drawn(out, 1000)[1]
+    lost = [chunk for chunk in chunk_grid(GRID.shape, 64) if chunk.x0 == 64]
+    for status, side_px in itertools.product((Status.FAILED, Status.NOT_COMPUTED), (100, 1000)):
+        missing = MissingChunks(area_of(GRID), tuple((chunk, status) for chunk in lost))
+        polygons, cells = drawn(out, side_px, missing=missing)
         new, *_ = polygons.itertuples()
         assert new.geometry.bounds[2] <= GRID.affine.c + 64 * 3
-        assert cells.failed.max() > 0
+        lost_km2 = (cells.area_km2 * cells[status.name.lower()]).sum()
+        assert lost_km2 == pytest.approx(64 * 230 * 9 / 1e6, rel=1e-3)
+        assert cells.area_km2.sum() == pytest.approx(whole.area_km2.sum(), rel=1e-4)
         assert polygons[UNSEEN].iloc[0] > 0
 
 
@@ -87,6 +93,6 @@ def test_the_edge_of_the_grid_is_the_edge_of_the_area(tmp_path):
         layers = (np.full(shape, Status.OBSERVED, np.uint8), np.zeros(shape, np.uint16))
         write_chunk(str(tmp_path), GRID, chunk, ChunkCodes(codes, *layers, np.zeros(shape, np.uint8)))
     block = next(iter(chunk_grid(GRID.shape, 1000)))
-    drawing = draw_block(GRID, ("post",), block, Thresholds(112, 112), str(tmp_path), None, ())
+    drawing = draw_block(GRID, ("post",), block, Thresholds(112, 112), str(tmp_path), None, None)
     (whole,) = merge_blocks([drawing.pieces[0]], GRID)[OUTSIDE]
     assert whole == 2 * (230 + 300) - 4

@@ -7,7 +7,15 @@ import pytest
 from obstore.store import MemoryStore
 
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
-from coseis.objects import create_object, get_object, list_objects, open_store, put_object
+from coseis.objects import (
+    create_object,
+    get_object,
+    list_objects,
+    object_version,
+    open_store,
+    put_object,
+    replace_object,
+)
 from serving import Page, serve
 
 
@@ -33,6 +41,19 @@ def test_of_several_that_create_an_object_one_does(tmp_path):
         made = list(pool.map(lambda n: create_object(store, "plan", f"{n}".encode()), range(8)))
     assert sum(made) == 1
     assert get_object(store, "plan") == f"{made.index(True)}".encode()
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_of_several_that_replace_an_object_one_does(kind, tmp_path):
+    store = open_store(str(tmp_path)) if kind == "folder" else MemoryStore()
+    put_object(store, "plan", b"old")
+    version = object_version(store, "plan")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: replace_object(store, "plan", b"old", f"{n}".encode()), range(8)))
+    assert sum(made) == 1
+    assert get_object(store, "plan") == f"{made.index(True)}".encode()
+    assert object_version(store, "plan") not in (version, None)
+    assert object_version(store, "none") is None
 
 
 def test_local_store_is_made_and_written(tmp_path):

@@ -24,9 +24,9 @@ from coseis.errors import InputRefusedError, UsageError
 from coseis.model import build_unet, save_model
 from coseis.objects import open_store
 from coseis.pipeline import finish_run, map_event, map_part, vectorize_run
-from coseis.plan import ITEMS, read_plan
+from coseis.plan import ITEMS, read_done, read_plan
 from coseis.publish import read_tile_ids
-from coseis.store import open_arrays, read_records
+from coseis.store import open_arrays
 from coseis.task import fail_chunk
 from coseis.types import Status
 from making import EVENT_TIME, area_of, found_of, grid, texture, write_scene
@@ -190,7 +190,7 @@ def test_a_chunk_that_fails_after_it_was_done_is_not_done(copied, run, client):
     plan = read_plan(bytes(obstore.get(store, ITEMS).bytes()), str(copied))
     chunk = plan.chunks(112)[7]
     fail_chunk(plan, chunk, str(copied))
-    assert chunk.name not in read_records(store, plan.geobox, plan.identity.digest())
+    assert chunk.name not in read_done(plan, store)
     status = open_arrays(str(copied), plan.geobox)["status"][(1, *chunk.slices)] & 0x7F
     assert set(np.unique(status)) == {Status.FAILED}
     report = finish_run(OutputConfig(out=str(copied)), client=client)
@@ -201,7 +201,7 @@ def test_a_chunk_that_fails_after_it_was_done_is_not_done(copied, run, client):
 def test_resume_redoes_only_what_is_missing(reference, copied, run, client):
     store = open_store(str(copied))
     plan = read_plan(bytes(obstore.get(store, ITEMS).bytes()), str(copied))
-    records = list(read_records(store, plan.geobox, plan.identity.digest()))
+    records = list(read_done(plan, store))
     for name in records[:3]:
         obstore.delete(store, f"records/32654/{name}.json")
     obstore.put(store, f"records/32654/{records[4]}.json", b'{"torn')

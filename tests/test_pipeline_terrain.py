@@ -94,7 +94,7 @@ def check_that_blocks_change_nothing(out, masked, dem):
                 Thresholds(code, code),
                 str(out),
                 (dem.digest(), 12),
-                (),
+                None,
             )
             for block in blocks
         ]

@@ -296,3 +296,20 @@ def test_any_window_of_a_moved_scene_is_cut_from_the_whole(moved_surroundings, w
     for scene, values in moved_surroundings:
         expected = values[:, y0 + 600 : y0 + 600 + height, x0 + 600 : x0 + 600 + width]
         np.testing.assert_array_equal(read_scene(scene, BANDS, GRID, Window(x0, y0, width, height)), expected)
+
+
+def test_a_file_made_anew_under_its_address_is_another(tmp_path):
+    """Equal percentiles and an equal mask: the place of the pixels, or of one of them, tells."""
+    pixels = texture((3, 300, 400), seed=4)
+    affine = grid(300, 400).affine
+
+    def content(values, at):
+        scene = write_scene(tmp_path / "scene.tif", values, at)
+        return inspect_scene(scene, BANDS)
+
+    first, again = content(pixels, affine), content(pixels, affine)
+    assert first.content == again.content
+    moved = content(pixels, affine @ Affine.translation(1, 0))
+    turned = content(pixels[:, ::-1], affine)
+    assert moved.statistics == turned.statistics == first.statistics
+    assert len({first.content, moved.content, turned.content}) == 3

@@ -48,7 +48,7 @@ def planned(tmp_path):
         beyond=(), phases=("pre", "post"), masked=(), vegetation=None, block_px=512, core_px=112, batch=1,
         precision="float32", device="cpu", platform="linux", model="", card="", code="1",
     )  # fmt: skip
-    plan = Plan(identity=identity, found=found, card=a_card(), forced_resolution=False)
+    plan = Plan(identity=identity, found=found, card=a_card(), forced_resolution=False, chunk_px=112)
     return plan, fill_run(plan, tmp_path / "run")
 
 

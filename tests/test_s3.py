@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+import fake_network
 from coseis.catalogs import Query
 from coseis.config import OutputConfig
 from coseis.errors import InputRefusedError
 from coseis.event import read_event
-from coseis.objects import get_object, open_store
+from coseis.objects import get_object, open_store, put_object, replace_object
 from coseis.pipeline import finish_run
-from coseis.plan import ITEMS, read_plan
+from coseis.plan import ITEMS, read_done, read_plan
 from coseis.search import search_items
-from coseis.store import open_arrays, read_records
+from coseis.store import open_arrays
 from test_geoparquet import WORLD, YEARS, item, read, write
 from test_pipeline import client, found, model, reference, run  # noqa: F401  (fixtures)
+from updating import Event, Item, assert_same_codes, codes_of, map_missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
@@ -49,8 +51,7 @@ def test_run_on_s3_equals_run_in_a_folder(bucket, reference, run, client, tmp_pa
     here, there = open_arrays(str(out), plan.geobox), open_arrays(bucket, plan.geobox)
     for name in here:
         np.testing.assert_array_equal(here[name][:], there[name][:], err_msg=name)
-    digest = plan.identity.digest()
-    assert read_records(store, plan.geobox, digest) == read_records(local, plan.geobox, digest)
+    assert read_done(plan, store) == read_done(plan, local)
     path = tmp_path / "fetched.parquet"
     path.write_bytes(get_object(store, "landslides.parquet"))
     assert gpd.read_parquet(path).equals(gpd.read_parquet(out / "landslides.parquet"))
@@ -70,6 +71,27 @@ def test_parts_at_once_on_s3_make_one_plan(bucket, reference, run, client):  # n
     here, there = open_arrays(str(reference[0]), plan.geobox), open_arrays(bucket, plan.geobox)
     for name in here:
         np.testing.assert_array_equal(here[name][:], there[name][:], err_msg=name)
+
+
+def test_of_several_that_replace_an_object_in_a_bucket_one_does(bucket):
+    store = open_store(bucket)
+    put_object(store, "plan", b"old")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda n: replace_object(store, "plan", b"old", f"{n}".encode()), range(4)))
+    assert sum(made) == 1
+    assert get_object(store, "plan") == f"{made.index(True)}".encode()
+
+
+def test_an_update_in_a_bucket_is_a_fresh_map(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("coseis.task.probe_device", fake_network.probe_device)
+    monkeypatch.setattr("coseis.task.ready_network", fake_network.ready_network)
+    event, out = Event(tmp_path), f"{bucket}-updated"  # moto keeps what another test has put
+    event.publish({"pre": Item(), "post": Item()})
+    assert len(map_missing(event.config(out))) == 4
+    event.publish({"pre": Item(), "post": Item(), "post-west": Item()})
+    assert map_missing(event.config(out, update=True)) == {"0_0", "0_1"}
+    map_missing(event.config(tmp_path / "fresh"))
+    assert_same_codes(codes_of(out), codes_of(tmp_path / "fresh"))
 
 
 def test_a_stac_geoparquet_catalog_in_a_bucket(bucket, tmp_path):

@@ -253,6 +253,9 @@ def test_scene_names_digest_and_least_area() -> None:
         min_area_m2=10,
     )
     assert table.scenes.tolist() == ["before,after"]
+    preferred = {1: "after", 0: "before"}
+    pieces = trace_all((codes, status, scene), [3], [3])
+    assert merge_blocks(pieces, grid(mask.shape), item_ids=preferred).scenes.tolist()[-1] == "after,before"
     assert table.model_digest.tolist() == ["sha256:12"]
     assert table.area_m2.tolist() == [54.0]
     with pytest.raises(UsageError, match=r"names scenes \[0, 1\], but only 1 item ids"):

@@ -2,14 +2,14 @@
 
 import dataclasses
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import geopandas as gpd
 import numpy as np
 import shapely
-import zarr
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
@@ -34,10 +34,11 @@ from coseis.evaluation import (
 )
 from coseis.evaluation.results import Assessed
 from coseis.labels import Labels, open_labels
+from coseis.missing import hide_missing
 from coseis.objects import get_object, open_store
 from coseis.picture import stretch_rgb
 from coseis.plan import ITEMS, Plan, read_plan
-from coseis.report import PICTURE_PX, read_report
+from coseis.report import PICTURE_PX, FailedChunk, missing_chunks, read_report
 from coseis.store import open_arrays
 from coseis.types import CODE_SCALE, LABEL_IGNORE, least_code
 from coseis.vectorize import BlockPieces, merge_blocks
@@ -88,9 +89,17 @@ def assess_run(
     if labels is None:
         raise UsageError(f"{out} is a run, which holds no labels; give LABELS, polygons or a raster")
     plan = read_plan(get_object(store, ITEMS) or b"", out)
+    if report.identity_digest != plan.identity.digest():
+        raise InputRefusedError(
+            f"{out} is being updated: its cube and its report are of different scenes; run coseis finish, or "
+            "coseis map with --resume, first"
+        )
     old = None if with_old else _old_polygons(store)
     threshold = report.threshold.value if threshold is None else threshold
-    zones = {zone.identity.crs: _assess_zone(zone, out, labels, old, threshold) for zone in plan.zones}
+    zones = {
+        zone.identity.crs: _assess_zone(zone, out, labels, old, threshold, report.failed)
+        for zone in plan.zones
+    }
     names = {crs: report.identity_digest[:12] + ("" if len(zones) == 1 else f" {crs}") for crs in zones}
     return Assessed(
         source=out,
@@ -103,17 +112,29 @@ def assess_run(
 
 
 def _assess_zone(
-    plan: Plan, out: str, labels: str | Path, old: gpd.GeoSeries | None, threshold: float
+    plan: Plan,
+    out: str,
+    labels: str | Path,
+    old: gpd.GeoSeries | None,
+    threshold: float,
+    failed: Sequence[FailedChunk],
 ) -> _ZoneResult:
     """One UTM zone of a run; a landslide across the border of two counts in both."""
-    arrays = open_arrays(out, plan.geobox)
+    post, array = plan.identity.phases.index("post"), open_arrays(out, plan.geobox)["probability"]
+    missing = missing_chunks(plan, failed)
+
+    def read_codes(rows: slice, cols: slice) -> NDArray[np.uint8]:
+        codes = np.asarray(array[post, 0, rows, cols])
+        hide_missing({"probability": codes}, missing, plan.geobox, rows, cols)
+        return codes
+
     truth = open_labels(labels, plan.geobox)
     old = None if old is None else old.to_crs(str(plan.geobox.crs))
     step = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
     picture = np.full(plan.geobox.zoom_out(step).shape, Outcome.NOT_COUNTED, dtype=np.uint8)
     blocks = []
     for block in chunk_grid(plan.identity.shape, BLOCK_PX):
-        result, outcome = _assess_block(plan, arrays, truth, old, block, threshold)
+        result, outcome = _assess_block(plan, read_codes, truth, old, block, threshold)
         blocks.append(result)
         _show_block(picture, outcome, block, step)
     predicted, labelled = (
@@ -144,7 +165,7 @@ def pixels_of(polygons: gpd.GeoSeries, geobox: GeoBox) -> NDArray[np.bool_]:
 
 def _assess_block(
     plan: Plan,
-    arrays: dict[str, zarr.Array[Any]],
+    read_codes: Callable[[slice, slice], NDArray[np.uint8]],
     labels: Labels,
     old: gpd.GeoSeries | None,
     block: Chunk,
@@ -157,8 +178,7 @@ def _assess_block(
             (block.y0, block.x0), (block.height, block.width), plan.identity.shape, strict=True
         )
     )
-    post = plan.identity.phases.index("post")
-    codes = np.asarray(arrays["probability"][post, 0, y0:y1, x0:x1])
+    codes = read_codes(slice(y0, y1), slice(x0, x1))
     if old is not None:
         codes[pixels_of(old, plan.geobox[y0:y1, x0:x1]) & (codes <= CODE_SCALE)] = 0
     truth = labels.mask(plan.geobox[y0:y1, x0:x1])

@@ -447,6 +447,12 @@ def doctor() -> None:
 def _conclude(report: "RunReport", settings: OutputConfig) -> None:
     """The last lines of a run, and its exit code."""
     out = settings.out.rstrip("/")
+    if settings.update and report.updates:
+        update = report.updates[-1]
+        click.echo(
+            f"update {update.number}: {len(update.added)} scenes added, {len(update.removed)} removed, "
+            f"{len(update.changed)} changed; {update.changed_chunks} chunks had other scenes than before"
+        )
     click.echo(
         f"{report.landslide_count} landslides, {report.landslide_area_m2 / 1e6:.3f} km2, on "
         f"{100 * report.observed_share:.1f} % observed of {report.aoi_km2:.1f} km2"

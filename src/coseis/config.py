@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_or
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticKnownError
 
@@ -168,12 +176,23 @@ class OutputConfig(Value):
     )
     min_area: Annotated[Finite, Field(ge=0)] = Field(100.0, description="Least area of a polygon, m2.")
     resume: bool = Field(False, description="Go on with the run in the output; starts one if it is empty.")
+    update: bool = Field(
+        False,
+        description="Search again, and compute anew only what has other scenes now; starts a run if it is "
+        "empty.",
+    )
     tolerate_failed: Annotated[int, Field(ge=0)] = Field(
         0, description="Failed chunks up to this number still end with exit code 0."
     )
     publish_pixels: Permission = Field(
         "auto", description="Show the scenes on the map page; auto: if their licence is an open one."
     )
+
+    @model_validator(mode="after")
+    def _keep_or_search(self) -> "OutputConfig":
+        if self.resume and self.update:
+            raise ValueError("--resume keeps the scenes of a run, --update searches again; give one of them")
+        return self
 
 
 class TerrainConfig(Value):

@@ -35,6 +35,7 @@ from coseis.dem_search import kept_dem
 from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount, FlatGround, find_flat
 from coseis.grid import footprint
+from coseis.missing import MissingChunks, hide_missing, slices_of
 from coseis.plan import Plan
 from coseis.store import open_arrays, shard_px
 from coseis.threshold import ThresholdChoice
@@ -91,7 +92,7 @@ def draw_polygons(
     client: Client,
     progress: Progress,
     ground: FlatGround | None,
-    missing: Mapping[str, Sequence[Chunk]],
+    missing: Mapping[str, MissingChunks],
 ) -> Drawing:
     """Draws a run's polygons in blocks on a cluster, and joins them.
 
@@ -102,7 +103,7 @@ def draw_polygons(
         client: Where to run.
         progress: Where it is shown.
         ground: The mask of flat ground, if there is one.
-        missing: By CRS of the zone, the chunks that are not done, whatever the cube holds there.
+        missing: By CRS of the zone, the chunks that are not done.
 
     Raises:
         InputRefusedError: the cube cannot be read.
@@ -124,7 +125,7 @@ def draw_polygons(
                 codes,
                 output.out,
                 mask,
-                _meeting(missing.get(zone.identity.crs, ()), block),
+                _meeting(missing, zone, block),
             ),
         )
         for zone, block in blocks
@@ -154,17 +155,10 @@ def _blocks(plan: Plan, out: str) -> Iterator[Chunk]:
     return chunk_grid(plan.identity.shape, max(VECTORIZE_PX, side_px))
 
 
-def _meeting(chunks: Sequence[Chunk], block: Chunk) -> tuple[Chunk, ...]:
-    """The chunks that meet a block or its margin."""
-    reach = CHANGE_HALO_PX
-    return tuple(
-        chunk
-        for chunk in chunks
-        if chunk.y0 < block.y0 + block.height + reach
-        and block.y0 - reach < chunk.y0 + chunk.height
-        and chunk.x0 < block.x0 + block.width + reach
-        and block.x0 - reach < chunk.x0 + chunk.width
-    )
+def _meeting(missing: Mapping[str, MissingChunks], zone: Plan, block: Chunk) -> MissingChunks | None:
+    """What is not done of a block and its margin."""
+    of_zone = missing.get(zone.identity.crs)
+    return of_zone and of_zone.meeting(*slices_of(block, zone.identity.shape, CHANGE_HALO_PX))
 
 
 def _join_polygons(
@@ -220,35 +214,29 @@ def draw_block(
     thresholds: Thresholds,
     out: str,
     mask: tuple[str, float] | None,
-    missing: Sequence[Chunk],
+    missing: MissingChunks | None,
 ) -> BlockDrawing:
     """Traces one block of a run's cube, the first class, read with the margin that its pixels depend on.
 
-    The mask is the digest of the run's DEM and the least slope, degrees: what is flatter is left out. Of a
-    chunk that is missing, half of it may have been written: nothing of it counts.
+    The mask is the digest of the run's DEM and the least slope, degrees: what is flatter is left out.
     """
-    top, left = max(0, block.y0 - CHANGE_HALO_PX), max(0, block.x0 - CHANGE_HALO_PX)
-    area = (
-        slice(top, block.y0 + block.height + CHANGE_HALO_PX),
-        slice(left, block.x0 + block.width + CHANGE_HALO_PX),
-    )
+    area = slices_of(block, geobox.shape, CHANGE_HALO_PX)
+    top, left = area[0].start, area[1].start
     inner = (
         slice(block.y0 - top, block.y0 - top + block.height),
         slice(block.x0 - left, block.x0 - left + block.width),
     )
     arrays = open_arrays(out, geobox)
     post = phases.index("post")
-    codes: NDArray[Any] = np.asarray(arrays["probability"][:, 0, *area])
-    status: NDArray[Any] = np.asarray(arrays["status"][:, *area])
-    scene: NDArray[Any] = np.asarray(arrays["scene"][:, *area])
-    for chunk in missing:
-        place = (
-            slice(max(0, chunk.y0 - top), max(0, chunk.y0 + chunk.height - top)),
-            slice(max(0, chunk.x0 - left), max(0, chunk.x0 + chunk.width - left)),
-        )
-        codes[:, *place], scene[:, *place] = CODE_FILL, SCENE_FILL
-        lost = status[:, *place]
-        lost[lost != Status.OUTSIDE_AOI] = Status.FAILED
+    read: dict[str, NDArray[Any]] = {
+        "probability": np.asarray(arrays["probability"][:, 0, *area]),
+        "status": np.asarray(arrays["status"][:, *area]),
+        "scene": np.asarray(arrays["scene"][:, *area]),
+    }
+    if "pre" in phases:
+        read["vegetation"] = np.asarray(arrays["vegetation"][:, *area])
+    hide_missing(read, missing, geobox, *area)
+    codes, status, scene = read["probability"], read["status"], read["scene"]
     outside = (status[post] & ~np.uint8(CONTEXT_INCOMPLETE)) == Status.OUTSIDE_AOI
     layers: dict[str, NDArray[Any]] = {
         INCOMPLETE: status[post] & CONTEXT_INCOMPLETE > 0,
@@ -259,7 +247,7 @@ def draw_block(
     parts = [np.ones(outside.shape, bool)]
     if "pre" in phases:
         pre = phases.index("pre")
-        vegetation: NDArray[Any] = np.asarray(arrays["vegetation"][:, *area])
+        vegetation = read["vegetation"]
         both = BeforeAfter(
             post=codes[post],
             pre=codes[pre],

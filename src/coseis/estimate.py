@@ -9,7 +9,8 @@ import shapely
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from coseis.grid import footprint, footprint_bounds
-from coseis.plan import Identity, Plan
+from coseis.identity import Identity
+from coseis.plan import Plan
 from coseis.types import Value
 
 RATES = Path(click.get_app_dir("coseis"), "rates.json")

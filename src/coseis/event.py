@@ -83,7 +83,8 @@ class Found(Value):
 
     event: Event
     scenes: tuple[Scene, ...]
-    """Best first within each phase, pre before post; Scene.index is the place in this tuple."""
+    """Best first within each phase, pre before post. Scene.index is the place in this tuple, until an update
+    of the run gives each scene the index that it had before."""
     coverage: dict[Phase, float]
     """Share of the AOI's area that the footprints of a phase's scenes cover together, 0-1."""
     refused: tuple[Refused, ...] = ()

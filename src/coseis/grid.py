@@ -88,13 +88,8 @@ def epsg_of(geobox: GeoBox) -> int:
 
 def scenes_touching(scenes: Sequence[Scene], geobox: GeoBox, window: Window) -> tuple[Scene, ...]:
     """The scenes whose footprint's bounding box meets a window, in their order."""
-    x0, y0, x1, y1 = window_bounds(geobox, window)
-    touching = []
-    for scene in scenes:
-        west, south, east, north = footprint_bounds(scene, geobox)
-        if west < x1 and x0 < east and south < y1 and y0 < north:
-            touching.append(scene)
-    return tuple(touching)
+    bounds = window_bounds(geobox, window)
+    return tuple(scene for scene in scenes if _meet(footprint_bounds(scene, geobox), bounds))
 
 
 class SceneIndex:
@@ -102,13 +97,14 @@ class SceneIndex:
 
     def __init__(self, scenes: Sequence[Scene], geobox: GeoBox) -> None:
         self._scenes, self._geobox = tuple(scenes), geobox
-        bounds = [footprint_bounds(scene, geobox) for scene in scenes]
-        self._tree = shapely.STRtree([shapely.box(*sides) for sides in bounds])
+        self._bounds = [footprint_bounds(scene, geobox) for scene in scenes]
+        self._tree = shapely.STRtree([shapely.box(*sides) for sides in self._bounds])
 
     def touching(self, window: Window) -> tuple[Scene, ...]:
         """As `scenes_touching` says."""
-        near = self._tree.query(shapely.box(*window_bounds(self._geobox, window)))
-        return scenes_touching([self._scenes[number] for number in sorted(near)], self._geobox, window)
+        bounds = window_bounds(self._geobox, window)
+        near = sorted(self._tree.query(shapely.box(*bounds)))
+        return tuple(self._scenes[number] for number in near if _meet(self._bounds[number], bounds))
 
 
 def pixels_inside(geometry: dict[str, Any], geobox: GeoBox, window: Window) -> NDArray[np.bool_]:
@@ -156,6 +152,11 @@ def window_bounds(geobox: GeoBox, window: Window) -> tuple[float, float, float, 
     left, top = geobox.affine @ (window.col_off, window.row_off)
     right, bottom = geobox.affine @ (window.col_off + window.width, window.row_off + window.height)
     return left, bottom, right, top
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    """Whether two boxes (left, bottom, right, top) share more than their edges."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 @lru_cache(maxsize=4096)

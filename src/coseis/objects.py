@@ -15,6 +15,7 @@ from obstore.exceptions import (
     BaseError,
     GenericError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import LocalStore, ObjectStore
@@ -115,6 +116,43 @@ def create_object(store: ObjectStore, key: str, content: bytes) -> bool:
     return True
 
 
+def replace_object(store: ObjectStore, key: str, old: bytes, new: bytes) -> bool:
+    """Puts one object in place of another; False if what is there is `old` no more. Raises as `put_object`.
+
+    Of several that try at once, one gets True: a bucket takes the put only if the object's tag is still that
+    of `old`; a folder knows no such puts, so there its lock is held meanwhile.
+    """
+    with store_errors(store, key):
+        if isinstance(store, LocalStore):
+            with _locked(store):
+                if obstore.get(store, key).bytes() != old:
+                    return False
+                obstore.put(store, key, new)
+            return True
+        there = obstore.get(store, key)
+        if there.bytes() != old:
+            return False
+        try:
+            obstore.put(store, key, new, mode={"e_tag": there.meta["e_tag"]}, use_multipart=False)
+        except PreconditionError:
+            # Ours all the same, if the answer to a first try was lost.
+            return obstore.get(store, key).bytes() == new
+    return True
+
+
+def object_version(store: ObjectStore, key: str) -> str | None:
+    """What changes when an object is put anew, and may when the same is; None where there is no such object.
+
+    Raises as `store_errors`.
+    """
+    with store_errors(store, key):
+        try:
+            meta = obstore.head(store, key)
+        except FileNotFoundError:
+            return None
+    return f"{meta['e_tag']} {meta['last_modified']} {meta['size']}"
+
+
 def get_object(store: ObjectStore, key: str) -> bytes | None:
     """An object's bytes, or None where there is none. Raises as `store_errors`."""
     with store_errors(store, key):
@@ -157,6 +195,19 @@ def store_errors(store: ObjectStore, what: str) -> Iterator[None]:
         raise InputRefusedError(
             f"output cannot be used: {message}; check that it exists and may be read and written"
         ) from error
+
+
+@contextmanager
+def _locked(store: LocalStore) -> Iterator[None]:
+    """Holds the lock of a store's folder; the system lets go of it when the process dies."""
+    import fcntl  # not on Windows, where all else works
+
+    folder = os.open(str(store.prefix), os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _writable_folder(path: Path) -> Path:

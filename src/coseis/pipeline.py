@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coseis.addresses import local_path, scheme_of
-from coseis.alignment import MeasuredBlock, align_scenes, write_shifts
+from coseis.alignment import MeasuredBlock, align_scenes
 from coseis.backends import probe_device
 from coseis.cluster import Failure, connected, run_jobs
 from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
@@ -34,7 +34,14 @@ from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
 from coseis.page import read_layers
-from coseis.plan import ITEMS, Plan, chunk_size, event_of, freeze_plan, make_plan, policy_of, read_plan
+from coseis.plan import (
+    ITEMS,
+    Plan,
+    event_of,
+    policy_of,
+    read_done,
+    read_plan,
+)
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
 from coseis.render import render_layers
@@ -45,17 +52,19 @@ from coseis.report import (
     RunReport,
     TerrainReport,
     failed_chunk,
+    missing_chunks,
     publish_run,
     read_config,
     read_parts,
     read_report,
     write_part,
 )
-from coseis.store import DoneRecord, create_cube, read_records, shard_px
-from coseis.task import TaskReport, fail_chunk
+from coseis.store import DoneRecord, create_cube
+from coseis.task import TaskReport, check_plan, fail_chunk
 from coseis.threshold import choose_threshold
 from coseis.throughput import Throughput, join_throughputs, measure_throughput
 from coseis.types import CODE_SCALE
+from coseis.update import foresee_plan, settle_plan
 from coseis.windows import Chunk
 
 
@@ -110,10 +119,10 @@ def estimate_event(
             return stack.enter_context(connected(config.cluster, client))
 
         _dem_of(config, event_of(config.search).aoi, store)
-        plan = make_plan(config, store, lambda: _probe(connection()))
+        plan = foresee_plan(config, store, lambda: _probe(connection()))
         return estimate_run(
             plan,
-            chunk_px=chunk_size(config, plan.identity.core_px),
+            chunk_px=plan.chunk_px,
             worker_bytes=_check_workers(plan, config, connection()),
             workers=len(connection().nthreads()),
             price_per_hour=price_per_hour,
@@ -199,11 +208,13 @@ def vectorize_run(
     clock = Clock(earlier.seconds)
     # The cluster that predicted may be gone; drawing is small work.
     with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
-        reasons = {(failure.crs, failure.chunk): failure.reason for failure in earlier.failed}
+        reasons = {(lost.crs, lost.chunk): lost.reason for lost in earlier.failed if lost.tried}
         throughput = earlier.throughput
-        # Neither scenes nor codes change with the threshold: the tiles that show them stay.
+        # Neither scenes nor codes change with the threshold: the tiles that show them stay, unless the run
+        # was updated since.
+        updated = earlier.identity_digest != plan.identity.digest()
         return _finish(
-            plan, run, connection, clock, progress, throughput=throughput, reasons=reasons, redraw=False
+            plan, run, connection, clock, progress, throughput=throughput, reasons=reasons, redraw=updated
         )
 
 
@@ -243,15 +254,13 @@ def _predict_run(
 
     with clock("plan"), one_step(progress, "search and measure scenes"):
         dem = _dem_of(config, event_of(config.search).aoi, store)
-        plan = make_plan(config, store, lambda: _probe(connection()))
-        _check_workers(plan, config, connection())
-        blocks: list[MeasuredBlock] = []
-        if get_object(store, ITEMS) is None:
-            plan, blocks = _align(plan, config, connection(), progress)
-        if not freeze_plan(plan, config, store):
-            plan = make_plan(config, store, lambda: _probe(connection()))
-        elif blocks:
-            write_shifts(plan, blocks, store)
+        plan = settle_plan(
+            config,
+            store,
+            lambda: _probe(connection()),
+            check=lambda plan: _check_workers(plan, config, connection()),
+            align=lambda plan: _align(plan, config, connection(), progress),
+        )
         if dem:
             keep_dem(store, dem)
         shares = [_share(zone, store, config) for zone in plan.zones]
@@ -293,9 +302,9 @@ class _Share(NamedTuple):
 
 def _share(plan: Plan, store: ObjectStore, config: MapConfig) -> _Share:
     """The chunks of one zone that are this process's, and of them those that are not done, in order."""
-    chunk_px, done = _lay_out(plan, store, config)
+    done = _lay_out(plan, store, config)
     number, count = config.cluster.share
-    chunks = plan.chunks(chunk_px)
+    chunks = plan.chunks(plan.chunk_px)
     share = chunks[number * len(chunks) // count : (number + 1) * len(chunks) // count]
     ordered = order_chunks(share, plan.geobox, config.cluster.first or _epicentre(plan))
     return _Share(plan, len(share), [chunk for chunk in ordered if chunk.name not in done])
@@ -326,7 +335,7 @@ def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:
         needed = worker_bytes(
             plan.card,
             core_px=identity.core_px,
-            chunk_px=chunk_size(config, identity.core_px),
+            chunk_px=plan.chunk_px,
             batch=identity.batch,
             precision=identity.precision,
             phases=len(identity.phases),
@@ -348,24 +357,19 @@ def _probe(client: Client) -> tuple[str, Precision]:
     return device, precision
 
 
-def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> tuple[int, Set[str]]:
-    """Makes the empty cube unless chunks were already done; returns its chunk size, px, and their names.
-
-    A resumed run keeps the chunk size that it was begun with: the shards are there.
-    """
-    identity = plan.identity
-    if done := read_records(store, plan.geobox, identity.digest()):
-        return shard_px(config.output.out, plan.geobox), done.keys()
-    chunk_px = chunk_size(config, identity.core_px)
+def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> Set[str]:
+    """The names of the chunks that are done; where there are none, makes the empty cube."""
+    if done := read_done(plan, store):
+        return done.keys()
     create_cube(
         config.output.out,
         plan.geobox,
-        phases=identity.phases,
+        phases=plan.identity.phases,
         classes=plan.card.classes,
-        core_px=identity.core_px,
-        chunk_px=chunk_px,
+        core_px=plan.identity.core_px,
+        chunk_px=plan.chunk_px,
     )
-    return chunk_px, set()
+    return set()
 
 
 def _finish(
@@ -381,19 +385,19 @@ def _finish(
 ) -> RunReport:
     """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
     store = open_store(config.output.out)
+    check_plan(config.output.out, plan)
     records: list[DoneRecord] = []
     failed: list[FailedChunk] = []
-    missing: dict[str, list[Chunk]] = {}
     for zone in plan.zones:
-        done = read_records(store, zone.geobox, zone.identity.digest())
+        done = read_done(zone, store)
         records += done.values()
         crs = zone.identity.crs
-        chunks = zone.chunks(shard_px(config.output.out, zone.geobox))
-        missing[crs] = [chunk for chunk in chunks if chunk.name not in done]
         failed += [
-            failed_chunk(zone, chunk, reasons.get((crs, chunk.name), "it was never computed"))
-            for chunk in missing[crs]
+            failed_chunk(zone, chunk, reasons.get((crs, chunk.name)))
+            for chunk in zone.chunks(zone.chunk_px)
+            if chunk.name not in done
         ]
+    missing = {zone.identity.crs: missing_chunks(zone, failed) for zone in plan.zones}
     histogram = np.zeros(CODE_SCALE + 1, np.int64)
     for record in records:
         histogram += np.array(record.histogram)
@@ -413,10 +417,13 @@ def _finish(
     layers = None if redraw else read_layers(store)
     if layers is None:
         with clock("tiles"):
-            output = config.output
-            layers = render_layers(plan, output.out, client, progress, publish_pixels=output.publish_pixels)
+            out, allowed = config.output.out, config.output.publish_pixels
+            layers = render_layers(plan, out, client, progress, publish_pixels=allowed, missing=missing)
+    check_plan(config.output.out, plan)
     with one_step(progress, "publish"):
-        outcome = Outcome(polygons, drawing.cells, threshold, records, failed, throughput, layers, terrain)
+        outcome = Outcome(
+            polygons, drawing.cells, threshold, records, failed, throughput, missing, layers, terrain
+        )
         return publish_run(plan, config, store, clock, outcome)
 
 

@@ -5,15 +5,16 @@ machine, a later `vectorize`) computes the same bytes.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from affine import Affine
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
@@ -25,16 +26,17 @@ from coseis.cube import Recipe
 from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, read_event
 from coseis.grid import SceneIndex, native_resolution_m, output_geobox
+from coseis.identity import Identity, ZoneGrid, digest_pixels, digest_scenes
 from coseis.model import Model, Precision, check_bands, load_model
 from coseis.objects import create_object, get_object, put_object
 from coseis.reader import BLOCK_PX, inspect_scene
 from coseis.scene_shift import Coregistration
 from coseis.search import SearchFilters, drop_unlike, search_items
-from coseis.store import digest_of
-from coseis.types import PHASES, Phase, Scene, Value
+from coseis.store import DoneRecord, digest_of, read_records
+from coseis.types import PHASES, Scene, Value
 from coseis.usable import check_mask
 from coseis.usgs import read_usgs
-from coseis.vegetation import INDEX_BANDS, VegetationIndex, choose_index
+from coseis.vegetation import INDEX_BANDS, choose_index
 from coseis.windows import HALO_PX, Chunk, check_chunk, choose_core, chunk_grid, window_px
 from coseis.zones import split_area
 
@@ -47,49 +49,21 @@ INSPECT_THREADS = 16
 """Headers and overviews are small remote reads: more threads than cores."""
 
 
-class ZoneGrid(Value):
-    """The grid of one UTM zone."""
+class Update(Value):
+    """What a new search of the catalog changed in a run."""
 
-    crs: str
-    transform: tuple[float, ...]
-    shape: tuple[int, int]
-
-
-class Identity(Value):
-    """What must be equal for two runs to give the same bytes."""
-
-    scenes: str
-    """Digest of the scenes: files, order, statistics."""
-    aoi: str
-    """Digest of the area."""
-    crs: str
-    transform: tuple[float, ...]
-    shape: tuple[int, int]
-    beyond: tuple[ZoneGrid, ...]
-    """Of a region across zone borders, the grids of its other UTM zones."""
-    phases: tuple[Phase, ...]
-    masked: tuple[str, ...]
-    """Classes of usable data masks that are not used."""
-    vegetation: VegetationIndex | None
-    """What tells how green pixels are, before and after; None of a run of one phase."""
-    block_px: int
-    core_px: int
-    batch: int
-    precision: Precision
-    device: str
-    """`cpu` or the GPU's name: another kind rounds otherwise, so its workers are refused."""
-    platform: str
-    """Operating system, for the same reason."""
-    model: str
-    """Digest of the weights."""
-    card: str
-    """Digest of the card: normalization, fill and stretch act on every pixel."""
-    code: str
-    """Version of coseis."""
-
-    def digest(self) -> str:
-        """SHA-256 over all of it."""
-        return digest_of(self.model_dump(mode="json"))
+    number: int
+    """From 1."""
+    issued: AwareDatetime
+    """When it was planned."""
+    added: tuple[str, ...]
+    """Item ids of the scenes that were not used before; so are the two below."""
+    removed: tuple[str, ...]
+    """Used no more."""
+    changed: tuple[str, ...]
+    """Used as before, but another file, another shift, or other words of the catalog."""
+    changed_chunks: int
+    """Chunks that were to be computed anew; the others stayed."""
 
 
 class Plan(Value):
@@ -100,8 +74,13 @@ class Plan(Value):
     card: ModelCard
     forced_resolution: bool
     """The model runs outside its range of pixel sizes, by --force-resolution."""
+    chunk_px: int
+    """Side of a chunk: that of the shards, whatever is asked for when the run is resumed."""
     coregistration: Coregistration | None = None
     """How the scenes before the event were found to lie; None: it was not measured."""
+    retired: tuple[Scene, ...] = ()
+    """Scenes that were used before an update and are no more: their indices are given to no other."""
+    updates: tuple[Update, ...] = ()
 
     @cached_property
     def zones(self) -> tuple["Plan", ...]:
@@ -167,17 +146,39 @@ class Plan(Value):
             scene.model_copy(update={"shift_m": shifts_m[scene.index]}) if scene.index in shifts_m else scene
             for scene in self.found.scenes
         )
-        identity = self.identity.model_copy(update={"scenes": _digest_scenes(scenes)})
+        identity = self.identity.model_copy(update={"scenes": digest_scenes(scenes)})
         found = self.found.model_copy(update={"scenes": scenes})
         return self._anew(identity, found)
 
     def _anew(self, identity: Identity, found: Found) -> "Plan":
+        return self.changed(identity=identity, found=found, coregistration=None)
+
+    def changed(self, **changes: Any) -> "Plan":
         """Not a copy: that would keep the cached grid, and the index of the scenes where they were."""
-        return Plan(identity=identity, found=found, card=self.card, forced_resolution=self.forced_resolution)
+        return Plan(**({name: getattr(self, name) for name in Plan.model_fields} | changes))
 
     @cached_property
     def _scenes(self) -> SceneIndex:
         return SceneIndex(self.found.scenes, self.geobox)
+
+    def chunk_identity(self, chunk: Chunk) -> str:
+        """Digest of what must be equal for two plans to give the same bytes of a chunk.
+
+        That is the run's identity and the chunk's place; but of the scenes only those that touch what is read
+        for it, their order, and of each what decides its pixels.
+        """
+        scenes = [self._scene_digests[scene.index] for scene in self._scenes.touching(self.area(chunk))]
+        place = (chunk.y0, chunk.x0, chunk.height, chunk.width)
+        return digest_of([self._identity_beside_scenes, place, scenes])
+
+    @cached_property
+    def _identity_beside_scenes(self) -> str:
+        return digest_of(self.identity.model_dump(mode="json", exclude={"scenes", "update"}))
+
+    @cached_property
+    def _scene_digests(self) -> dict[int, str]:
+        """By index, which counts too: kept pixels say it."""
+        return {scene.index: digest_pixels(scene) for scene in self.found.scenes}
 
     def chunks(self, chunk_px: int) -> list[Chunk]:
         """All chunks of the output, row by row."""
@@ -221,43 +222,56 @@ def find_scenes(search: SearchConfig, card: ModelCard) -> Found:
     )
 
 
-def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
-    """The plan of a run: taken from the output when resuming, else searched and measured. Writes nothing.
+def plan_anew(config: MapConfig, probe: Probe) -> Plan:
+    """The plan of a run whose scenes are searched for and measured now. Writes nothing.
 
     Args:
         config: The resolved configuration.
-        store: The output.
         probe: Called once, on a worker.
 
     Raises:
-        InputRefusedError: the output holds a run and --resume was not given, or holds another run.
+        InputRefusedError, UnreachableError: the catalog or a scene is at fault, or does not answer.
         UsageError: the model does not fit the scenes, or a size is not legal.
     """
-    kept = get_object(store, ITEMS)
-    if kept is not None and not (config.output.resume or config.cluster.part):
+    model = load_model(config.model.model)
+    found = find_scenes(config.search, model.card)
+    scenes = inspect_scenes(found, model.card, policy_of(config.search))
+    found = drop_unlike(
+        found.model_copy(update={"scenes": scenes}),
+        max_snow=config.search.max_snow,
+        include=config.search.include,
+        allow_missing_pre=config.search.allow_missing_pre,
+    )
+    return _decide(config, found, model, probe)
+
+
+def kept_plan(config: MapConfig, text: bytes, probe: Probe) -> Plan:
+    """The plan that an output holds, if a run of this configuration may go on with it.
+
+    Args:
+        config: The resolved configuration.
+        text: The output's items.json.
+        probe: Called once, on a worker.
+
+    Raises:
+        InputRefusedError: neither --resume nor --update was given, or it is another run.
+    """
+    out = config.output.out
+    if not (config.output.resume or config.output.update or config.cluster.part):
         raise InputRefusedError(
-            f"output {config.output.out} already holds a run; go on with it by --resume, "
+            f"output {out} already holds a run; go on with it by --resume, with new scenes by --update, "
             "or choose another --out"
         )
-    model = load_model(config.model.model)
-    if kept is None:
-        found = find_scenes(config.search, model.card)
-        scenes = inspect_scenes(found, model.card, policy_of(config.search))
-        found = drop_unlike(
-            found.model_copy(update={"scenes": scenes}),
-            max_snow=config.search.max_snow,
-            include=config.search.include,
-            allow_missing_pre=config.search.allow_missing_pre,
-        )
-        return _decide(config, found, model, probe)
-    plan = read_plan(kept, config.output.out)
-    _check_event(plan.found.event, event_of(config.search), config.output.out)
-    again = _decide(config, plan.found, model, probe)
-    _check_same(plan.identity, again.identity, config.output.out)
+    plan = read_plan(text, out)
+    # The windows are where an update looks for scenes: they may grow.
+    names = ("time", "aoi") if config.output.update else tuple(Event.model_fields)
+    _check_event(plan.found.event, event_of(config.search), names, out)
+    again = _decide(config, plan.found, load_model(config.model.model), probe)
+    check_same(plan.identity, again.identity.model_copy(update={"update": plan.identity.update}), out)
     measured, asked = plan.coregistration, config.coregistration.coregister
     if measured and measured.mode != asked:
         raise InputRefusedError(
-            f"output {config.output.out} holds a run with --coregister {measured.mode}; "
+            f"output {out} holds a run with --coregister {measured.mode}; "
             f"go on with that, or choose another --out for {asked}"
         )
     return plan
@@ -296,6 +310,12 @@ def read_plan(text: bytes, out: str) -> Plan:
         ) from error
 
 
+def read_done(plan: Plan, store: ObjectStore) -> dict[str, DoneRecord]:
+    """The chunks that are done of a plan, or of one of its zones: by name, their records."""
+    chunks = plan.chunks(plan.chunk_px)
+    return read_records(store, plan.geobox, {chunk.name: plan.chunk_identity(chunk) for chunk in chunks})
+
+
 def chunk_size(config: MapConfig, core_px: int) -> int:
     """The configured chunk size, or one core.
 
@@ -325,12 +345,12 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
     if core_px is None:
         core_px = choose_core((geobox.shape.y, geobox.shape.x), card.padding)
     window_px(core_px, card.padding)
-    chunk_size(config, core_px)
+    chunk_px = chunk_size(config, core_px)
     phases = tuple(phase for phase in PHASES if found.of_phase(phase))
     device, default_precision = probe()
     precision = default_precision if config.model.precision == "auto" else config.model.precision
     identity = Identity(
-        scenes=_digest_scenes(found.scenes),
+        scenes=digest_scenes(found.scenes),
         aoi=digest_of(found.event.aoi),
         **_zone_grid(geobox).model_dump(),
         beyond=tuple(_zone_grid(other) for other in beyond),
@@ -347,7 +367,7 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
         card=digest_of(card.model_dump(mode="json")),
         code=__version__,
     )
-    return Plan(identity=identity, found=found, card=card, forced_resolution=forced)
+    return Plan(identity=identity, found=found, card=card, forced_resolution=forced, chunk_px=chunk_px)
 
 
 def _zone_grid(geobox: GeoBox) -> ZoneGrid:
@@ -384,10 +404,6 @@ def policy_of(search: SearchConfig) -> AddressPolicy:
     )
 
 
-def _digest_scenes(scenes: tuple[Scene, ...]) -> str:
-    return digest_of([scene.model_dump(mode="json") for scene in scenes])
-
-
 def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> bool:
     least, most = card.resolution_m
     if least <= resolution_m <= most:
@@ -406,16 +422,17 @@ def event_of(search: SearchConfig) -> Event:
     return read_event(search.event_time, search.aoi, pre=search.pre, post=search.post, usgs=usgs)
 
 
-def _check_event(kept: Event, now: Event, out: str) -> None:
+def _check_event(kept: Event, now: Event, names: Sequence[str], out: str) -> None:
     """The scenes of a resumed run are frozen, so its place and time cannot be others either."""
-    changed = [name for name in Event.model_fields if getattr(kept, name) != getattr(now, name)]
+    changed = [name for name in names if getattr(kept, name) != getattr(now, name)]
     if changed:
         raise InputRefusedError(
             f"output {out} holds a run of another {', '.join(changed)}; choose another --out"
         )
 
 
-def _check_same(kept: Identity, now: Identity, out: str) -> None:
+def check_same(kept: Identity, now: Identity, out: str) -> None:
+    """Refuses to go on with a run of another identity; what differs is named."""
     if kept == now:
         return
     old, new = kept.model_dump(mode="json"), now.model_dump(mode="json")

@@ -5,6 +5,7 @@ own lattice, each alone, because GDAL's warp of a window is not the window of GD
 pure function of scene and place, so the pixels do not depend on how a region was cut into chunks.
 """
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from itertools import product
@@ -135,7 +136,7 @@ def bytes_per_px(scene: Scene, bands: Sequence[str]) -> int:
 
 
 def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
-    """The scene with what only its files tell: pixel size, the percentiles of each band, leaves and snow.
+    """The scene with what only its files tell: pixel size, each band's percentiles, leaves, snow, a digest.
 
     Reads the headers and a decimated image of at most 512 px a side (the overviews of a COG), once, when a
     run is planned; the percentiles go into items.json, so that no normalization depends on a window. Where a
@@ -151,6 +152,7 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
     statistics: dict[str, Percentiles] = {}
     overviews: FloatArrays = {}
     resolution_m = scene.resolution_m
+    content = hashlib.sha256()
     for sources in _by_file(scene, bands).values():
         tiff = read_header(scene, sources[0])
         crs = _check_header(scene, sources, tiff)
@@ -160,7 +162,10 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
         step = max(1, ceil(max(tiff.shape) / OVERVIEW_PX))
         shape = (ceil(height / step), ceil(width / step))
         values = read_decimated(tiff, sources, Window(0, 0, width, height), shape)
-        values[:, ~_clear_pixels(scene, tiff, shape)] = np.nan
+        clear = _clear_pixels(scene, tiff, shape)
+        content.update(f"{crs.to_wkt()} {tuple(tiff.transform)} {tiff.shape} {tiff.dtypes}".encode())
+        content.update(values.tobytes() + clear.tobytes())
+        values[:, ~clear] = np.nan
         for source, band in zip(sources, values, strict=True):
             measured = percentiles_of(band)
             if measured is None:
@@ -173,7 +178,8 @@ def inspect_scene(scene: Scene, bands: Sequence[str]) -> Scene:
             overviews[name] = overviews[name] - path
         scene, statistics = without_haze(scene, statistics)
     cover = measure_cover(overviews, scene.kind)
-    return scene.model_copy(update={"statistics": statistics, "resolution_m": resolution_m, "cover": cover})
+    measured_now = {"statistics": statistics, "cover": cover, "content": content.hexdigest()}
+    return scene.model_copy(update={"resolution_m": resolution_m, **measured_now})
 
 
 def percentiles_of(values: NDArray[np.floating]) -> Percentiles | None:

@@ -22,6 +22,7 @@ from coseis.archive import TileSpool, write_archive
 from coseis.cluster import Failure, run_jobs
 from coseis.cube import read_window
 from coseis.errors import InputRefusedError
+from coseis.missing import MissingChunks, hide_missing
 from coseis.objects import delete_object, open_store
 from coseis.page import MapLayers
 from coseis.picture import stretch_between
@@ -114,16 +115,23 @@ class Layer:
 
 
 def render_layers(
-    plan: Plan, out: str, client: Client, progress: Progress, *, publish_pixels: str = "auto"
+    plan: Plan,
+    out: str,
+    client: Client,
+    progress: Progress,
+    *,
+    publish_pixels: str = "auto",
+    missing: Mapping[str, MissingChunks] | None = None,
 ) -> MapLayers:
     """Makes the raster layers of a run's map page and writes them beside it.
 
     Args:
-        plan: As it lies in the output; its cube is complete, or the rest is listed as failed.
+        plan: As it lies in the output.
         out: Address of the run.
         client: Where to run.
         progress: Where it is shown.
         publish_pixels: Whether the scenes may be seen: `yes`, `no`, or `auto`, by their licences.
+        missing: By CRS of the zone, the chunks that are not done; None: all are.
 
     Returns:
         What there is to show.
@@ -146,7 +154,8 @@ def render_layers(
             shown.add(phase)
         else:
             delete_object(open_store(out), f"{phase}.pmtiles")
-    layer = Layer("codes", "Probability code (red) and status (green)", "codes", render_codes)
+    description = "Probability code (red) and status (green)"
+    layer = Layer("codes", description, "codes", render_codes, (missing or {},))
     made, lost, statuses = _render(layer, plan, out, client, progress)
     if lost:
         raise InputRefusedError(f"the probability cube cannot be read: {lost[0]}")
@@ -251,11 +260,14 @@ def _warp_image(
     return warp_image(image, plan.geobox, window, block, levels)
 
 
-def render_codes(out: str, identities: tuple[str, ...], block: Tile, levels: int) -> Rendered:
+def render_codes(
+    out: str, identities: tuple[str, ...], block: Tile, levels: int, missing: Mapping[str, MissingChunks]
+) -> Rendered:
     """The tiles of a block of the cube: probability of the first class and status, after the event."""
     whole: Pixels | None = None
     for identity in identities:
-        part = _warp_codes(run_plan(out, identity), out, block, levels)
+        plan = run_plan(out, identity)
+        part = _warp_codes(plan, out, block, levels, missing.get(plan.identity.crs))
         if whole is None or part is None:
             whole = part if whole is None else whole
         else:
@@ -267,20 +279,21 @@ def render_codes(out: str, identities: tuple[str, ...], block: Tile, levels: int
     return Rendered(_encoded_block(whole, block, levels, CODECS["codes"]), statuses)
 
 
-def _warp_codes(plan: Plan, out: str, block: Tile, levels: int) -> Pixels | None:
+def _warp_codes(
+    plan: Plan, out: str, block: Tile, levels: int, missing: MissingChunks | None
+) -> Pixels | None:
     window = window_under(block, plan.geobox)
     if window is None:
         return None
     arrays = open_arrays(out, plan.geobox)
     post = plan.identity.phases.index("post")
     rows, cols = window.toslices()
-    codes = np.stack(
-        [
-            np.asarray(arrays["probability"][post, 0, rows, cols]),
-            np.asarray(arrays["status"][post, rows, cols]),
-        ]
-    )
-    return warp_codes(codes, plan.geobox, window, block, levels)
+    read = {
+        "probability": np.asarray(arrays["probability"][post, 0, rows, cols]),
+        "status": np.asarray(arrays["status"][post, rows, cols]),
+    }
+    hide_missing(read, missing, plan.geobox, rows, cols)
+    return warp_codes(np.stack(list(read.values())), plan.geobox, window, block, levels)
 
 
 def reduce_tiles(kind: str, levels: int, children: Sequence[tuple[Tile, bytes]]) -> Rendered:

@@ -1,8 +1,10 @@
 """The end of a run: polygons, threshold and done-records in, every published file and the report out."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import geopandas as gpd
@@ -10,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
@@ -22,10 +24,12 @@ from coseis.dem_search import DEM
 from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, pixels_inside
+from coseis.identity import Identity
+from coseis.missing import MissingChunks, hide_missing
 from coseis.objects import delete_object, get_object, list_objects, put_object
 from coseis.page import FACTS, PAGE, MapFacts, MapLayers, tally_polygons, write_page
 from coseis.picture import draw_map, stretch_rgb
-from coseis.plan import CONFIG, ITEMS, Identity, Plan
+from coseis.plan import CONFIG, ITEMS, Plan, Update
 from coseis.progress import Clock
 from coseis.publish import (
     ResultSummary,
@@ -70,6 +74,8 @@ class FailedChunk(Value):
     reason: str
     aoi_px: int
     """Pixels of the AOI in it, which count as not observed."""
+    tried: bool = True
+    """Else its pixels are not computed, not failed: its part is missing, or it was killed."""
 
 
 class PartReport(Value):
@@ -137,6 +143,10 @@ class RunReport(Value):
     """Of a simulated event: every part of the map against the truth, see `demo.score_truth`."""
     coregistration: Coregistration | None = None
     """How the scenes before the event lie on those after it; None: not measured."""
+    issued: AwareDatetime
+    """When this map was drawn."""
+    updates: tuple[Update, ...] = ()
+    """What each new search of the catalog changed, the last one last; none: the scenes are the first ones."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,8 @@ class Outcome:
     """Of every chunk that is done, also of earlier parts of a resumed run."""
     failures: Sequence[FailedChunk]
     throughput: Throughput
+    missing: Mapping[str, MissingChunks]
+    """By CRS of the zone, the chunks of `failures`."""
     layers: MapLayers
     """The raster layers of the map page, which are written already."""
     terrain: TerrainReport | None = None
@@ -214,11 +226,28 @@ def read_parts(store: ObjectStore, identity: str) -> list[PartReport]:
     return reports
 
 
-def failed_chunk(plan: Plan, chunk: Chunk, reason: str) -> FailedChunk:
-    """A chunk without a result, and how much of the AOI is missing with it."""
+def failed_chunk(plan: Plan, chunk: Chunk, reason: str | None) -> FailedChunk:
+    """A chunk without a result, and how much of the AOI is missing with it; no reason: it was not tried."""
     window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
     aoi_px = int(pixels_inside(plan.found.event.aoi, plan.geobox, window).sum())
-    return FailedChunk(chunk=chunk.name, crs=plan.identity.crs, reason=reason, aoi_px=aoi_px)
+    return FailedChunk(
+        chunk=chunk.name,
+        crs=plan.identity.crs,
+        reason=reason or "it was never computed",
+        aoi_px=aoi_px,
+        tried=reason is not None,
+    )
+
+
+def missing_chunks(zone: Plan, failed: Sequence[FailedChunk]) -> MissingChunks:
+    """Of one zone of a run, for those who read its cube."""
+    chunks = {chunk.name: chunk for chunk in zone.chunks(zone.chunk_px)}
+    of_zone = [
+        (chunks[lost.chunk], Status.FAILED if lost.tried else Status.NOT_COMPUTED)
+        for lost in failed
+        if lost.crs == zone.identity.crs
+    ]
+    return MissingChunks(zone.found.event.aoi, tuple(of_zone))
 
 
 def publish_run(
@@ -243,7 +272,8 @@ def publish_run(
         write_cells(outcome.cells, store, "observed.parquet")
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         for zone in plan.zones:
-            _write_rasters(zone, store, config.output.out, _suffix(plan, zone))
+            missing = outcome.missing.get(zone.identity.crs)
+            _write_rasters(zone, store, config.output.out, _suffix(plan, zone), missing)
         upload(draw_run(plan, event_polygons(polygons), outcome.threshold.value), store, "map.png")
         write_page(_facts(plan, config, outcome), store)
         summary = _summary(plan, outcome)
@@ -303,24 +333,26 @@ def _files(plan: Plan) -> tuple[str, ...]:
     return (*FILES, *rasters)
 
 
-def _write_rasters(plan: Plan, store: ObjectStore, out: str, suffix: str) -> None:
+def _write_rasters(
+    plan: Plan, store: ObjectStore, out: str, suffix: str, missing: MissingChunks | None
+) -> None:
     """probability.tif and status.tif, the post phase first: it is what GIS programs show unasked."""
     arrays = open_arrays(out, plan.geobox)
     phases = sorted(enumerate(plan.identity.phases), key=lambda pair: pair[1] != "post")
     order = [number for number, _ in phases]
 
-    def read_probability(rows: slice, cols: slice) -> NDArray[np.uint8]:
-        codes = np.asarray(arrays["probability"][:, :, rows, cols])[order]
-        return codes.reshape(-1, *codes.shape[2:])
-
-    def read_status(rows: slice, cols: slice) -> NDArray[np.uint8]:
-        return np.asarray(arrays["status"][:, rows, cols])[order]
+    def read(name: str, rows: slice, cols: slice) -> NDArray[np.uint8]:
+        values = np.asarray(arrays[name][..., rows, cols])[order]
+        hide_missing({name: values}, missing, plan.geobox, rows, cols)
+        return values.reshape(-1, *values.shape[-2:])
 
     names = tuple(f"{name} {phase}" for _, phase in phases for name in plan.card.classes)
     layout = probability_layout(names)
-    write_cog(read_probability, store, f"probability{suffix}.tif", geobox=plan.geobox, layout=layout)
+    write_cog(
+        partial(read, "probability"), store, f"probability{suffix}.tif", geobox=plan.geobox, layout=layout
+    )
     layout = status_layout(tuple(phase for _, phase in phases))
-    write_cog(read_status, store, f"status{suffix}.tif", geobox=plan.geobox, layout=layout)
+    write_cog(partial(read, "status"), store, f"status{suffix}.tif", geobox=plan.geobox, layout=layout)
 
 
 def _credits(plan: Plan) -> tuple[str, ...]:
@@ -416,15 +448,18 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         throughput=outcome.throughput,
         terrain=outcome.terrain,
         coregistration=plan.coregistration,
+        issued=datetime.now(UTC),
+        updates=plan.updates,
     )
 
 
 def _status_shares(phases: Sequence[Phase], outcome: Outcome, aoi_px: int) -> dict[Phase, dict[str, float]]:
-    """By phase and status, what is not zero; chunks that failed are `failed` in all phases."""
+    """By phase and status, what is not zero; a chunk without a result counts in all phases."""
     counts = np.zeros((len(phases), len(Status)), np.int64)
     for record in outcome.records:
         counts += np.array(record.status_px)
-    counts[:, Status.FAILED] += sum(failure.aoi_px for failure in outcome.failures)
+    for failure in outcome.failures:
+        counts[:, Status.FAILED if failure.tried else Status.NOT_COMPUTED] += failure.aoi_px
     inside = [status for status in Status if status != Status.OUTSIDE_AOI]
     return {
         phase: {s.name.lower(): round(int(row[s]) / aoi_px, 6) for s in inside if row[s]} if aoi_px else {}

@@ -7,7 +7,7 @@ refused.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +66,7 @@ class DoneRecord(Value):
     chunk: str
     """`row_col` on the chunk grid."""
     identity: str
-    """Digest of the run's identity."""
+    """What the chunk was made from: `Plan.chunk_identity`."""
     digest: str
     """Of the decoded arrays."""
     histogram: tuple[int, ...]
@@ -243,10 +243,16 @@ def delete_record(store: ObjectStore, geobox: GeoBox, chunk: str) -> None:
     delete_object(store, f"{RECORDS}/{epsg_of(geobox)}/{chunk}.json")
 
 
-def read_records(store: ObjectStore, geobox: GeoBox, identity: str) -> dict[str, DoneRecord]:
+def read_records(store: ObjectStore, geobox: GeoBox, identities: Mapping[str, str]) -> dict[str, DoneRecord]:
     """The done-records of a run by chunk name.
 
-    A record that is torn or another run's, or whose shards are not all there, counts as not done.
+    A record that is torn, or says that its chunk was made from anything else than `identities` does, or whose
+    shards are not all there, counts as not done.
+
+    Args:
+        store: Where the run lies.
+        geobox: Of the zone.
+        identities: `Plan.chunk_identity` of every chunk, by name.
     """
     whole = _written_chunks(store, geobox)
     keys = list(list_objects(store, f"{RECORDS}/{epsg_of(geobox)}/"))
@@ -258,7 +264,7 @@ def read_records(store: ObjectStore, geobox: GeoBox, identity: str) -> dict[str,
                 record = DoneRecord.model_validate_json(content or b"")
             except ValidationError:
                 continue
-            if record.identity == identity and record.chunk in whole:
+            if record.identity == identities.get(record.chunk) and record.chunk in whole:
                 records[record.chunk] = record
     return records
 

@@ -20,11 +20,11 @@ from coseis.backends import probe_device
 from coseis.blocks import read_bytes
 from coseis.cluster import Failure
 from coseis.cube import CubeWindow, read_window
-from coseis.errors import CoseisError, InputRefusedError
+from coseis.errors import CoseisError, InputRefusedError, UnreachableError
 from coseis.features import stack_features
 from coseis.grid import pixels_inside
 from coseis.model import Model, load_model
-from coseis.objects import get_object, open_store
+from coseis.objects import get_object, object_version, open_store
 from coseis.plan import ITEMS, MODEL, Plan, read_plan
 from coseis.predict import predict_features, ready_network, to_codes
 from coseis.reader import bytes_per_px
@@ -39,6 +39,8 @@ PLANS_KEPT = 16
 
 _plans: zict.LRU[tuple[str, str], Plan] = zict.LRU(PLANS_KEPT, {})
 _plans_lock = threading.Lock()
+_current: dict[str, tuple[str | None, frozenset[str]]] = {}
+"""By output, version of its items.json and digests of the identities in it, whole and of its zones."""
 _models: dict[str, Model] = {}
 _models_lock = threading.Lock()
 _folders: list[tempfile.TemporaryDirectory[str]] = []
@@ -82,6 +84,7 @@ def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
     Raises:
         InputRefusedError: a file cannot be read, the output cannot be written, or this worker computes on
             another kind of device than the plan says.
+        UnreachableError: the run was updated meanwhile.
     """
     start, before = time.perf_counter(), read_bytes()
     store = open_store(out)
@@ -90,6 +93,10 @@ def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
     read_done, read = time.perf_counter(), read_bytes() - before
     codes = predict_chunk(plan, chunk, cube, run_model(store, plan.identity.model))
     predicted = time.perf_counter()
+    check_plan(out, plan)
+    if plan.updates:
+        # Else, if we die half-way, and the scenes of the pixels before come back, their record would count.
+        delete_record(store, plan.geobox, chunk.name)
     write_chunk(out, plan.geobox, chunk, codes)
     record = _record(plan, chunk, codes)
     put_record(store, plan.geobox, record)
@@ -174,7 +181,11 @@ def fail_chunk(plan: Plan, chunk: Chunk, out: str) -> None:
     """Writes a chunk that could not be computed as Status.FAILED, without a done-record.
 
     It may have one: of a task that did it and was lost before it could say so.
+
+    Raises:
+        UnreachableError: the run was updated meanwhile.
     """
+    check_plan(out, plan)
     delete_record(open_store(out), plan.geobox, chunk.name)
     phases = len(plan.identity.phases)
     shape = (phases, chunk.height, chunk.width)
@@ -203,6 +214,28 @@ def run_plan(out: str, identity: str) -> Plan:
             if (plan := _plans.get((out, identity))) is None:
                 raise InputRefusedError(f"{out} holds another run by now; start again in another folder")
         return plan
+
+
+def check_plan(out: str, plan: Plan) -> None:
+    """Refuses to write for a plan that is not the output's any more: another process has updated it.
+
+    To be called before anything is written. A request a chunk; the plan is read again only when its object is
+    another.
+
+    Raises:
+        UnreachableError: so it is; a run that is resumed takes the new plan.
+    """
+    store = open_store(out)
+    version = object_version(store, ITEMS)
+    known, identities = _current.get(out, (None, frozenset()))
+    if version is None or version != known:
+        whole = read_plan(get_object(store, ITEMS) or b"", out)
+        identities = frozenset(one.identity.digest() for one in (whole, *whole.zones))
+        _current[out] = version, identities
+    if plan.identity.digest() not in identities:
+        raise UnreachableError(
+            f"{out} was updated meanwhile with other scenes; run again with --resume to go on with those"
+        )
 
 
 def run_model(store: ObjectStore, digest: str) -> Model:
@@ -264,7 +297,7 @@ def _record(plan: Plan, chunk: Chunk, codes: ChunkCodes) -> DoneRecord:
     counts = [np.bincount(of_phase.ravel(), minlength=len(Status)) for of_phase in status]
     return DoneRecord(
         chunk=chunk.name,
-        identity=plan.identity.digest(),
+        identity=plan.chunk_identity(chunk),
         digest=codes.digest(),
         histogram=tuple(count_codes(codes.probability[post, 0]).tolist()),
         observed_px=int((codes.scene[post] != SCENE_FILL).sum()),

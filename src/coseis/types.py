@@ -145,7 +145,7 @@ class Scene(Value):
     """One STAC item resolved to the files that a worker reads: plain data, nothing open, nothing signed."""
 
     index: int
-    """Place in items.json, the value in the `scene` array; only ever appended."""
+    """The value in the `scene` array: in one output always the same item. It says nothing of the order."""
     item_id: str
     collection: str | None
     phase: Phase
@@ -175,6 +175,9 @@ class Scene(Value):
     """Measured with `statistics`; None where it cannot be."""
     shift_m: tuple[float, float] = (0.0, 0.0)
     """(southwards, eastwards), metres of the output grid: how far the scene is moved before it is read."""
+    content: str | None = None
+    """SHA-256 of the headers and overviews of its files, measured with `statistics`. Another one tells of
+    another file under the same address."""
 
     def source(self, band: str) -> BandSource:
         """The source of a band by its common name. Raises KeyError if the scene lacks it."""

@@ -200,7 +200,7 @@ def merge_blocks(
         every chunking and every AOI on the same lattice; `area_m2` and `perimeter_m` on the grid (pixels
         and pixel edges, no correction for the projection's scale); `pixel_count`; `probability_mean`
         and `probability_max`; a column a layer of the blocks, its sum; `scenes`, item ids in the order of
-        their indices with commas between; `model_digest`; `geometry`. Of the layer INCOMPLETE the share of
+        `item_ids` with commas between; `model_digest`; `geometry`. Of the layer INCOMPLETE the share of
         the pixels is given, 0-1, as `context_incomplete_share`.
 
     Raises:
@@ -389,6 +389,10 @@ def _join_scene_names(
 ) -> list[str]:
     """Names of each polygon's scenes, with commas between; pairs of row and scene index, NO_OWNER: no row."""
     pairs = np.unique(pairs, axis=0)
+    if isinstance(item_ids, Mapping):
+        rank = {index: number for number, index in enumerate(item_ids)}
+        ranks = [rank.get(index, len(rank)) for index in pairs[:, 1].tolist()]
+        pairs = pairs[np.lexsort((np.array(ranks, np.int64), pairs[:, 0]))]
     indices = np.unique(pairs[:, 1]).tolist()
     try:
         names = {index: str(index) if item_ids is None else item_ids[index] for index in indices}
