@@ -22,6 +22,7 @@ from coseis.cli import main
 from coseis.config import ClusterConfig
 from coseis.errors import UnreachableError, UsageError
 from coseis.event import Found
+from coseis.jobs import run_jobs
 from coseis.model import CARD_NAME, WEIGHTS_NAME
 from making import BANDS, EVENT_TIME, area_of, grid, texture, write_scene
 
@@ -422,13 +423,12 @@ def test_a_scheduler_that_does_not_answer_ends_with_75(coseis, job, monkeypatch)
     assert not files(job.out)
 
 
-def test_a_scheduler_without_workers_ends_with_75(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 0.2)
+def test_a_scheduler_without_workers_ends_with_75():
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as empty,
         Client(empty) as connection,
-        pytest.raises(UnreachableError, match=r"no worker joined scheduler .* within 0\.2 s"),
-        cluster.connected(ClusterConfig(), connection),
+        pytest.raises(UnreachableError, match=r"no worker joined the scheduler within 0\.2 s"),
+        cluster.connected(ClusterConfig(worker_timeout_s=0.2), connection),
     ):
         pass
 
@@ -438,7 +438,7 @@ def test_a_scheduler_that_is_lost_ends_with_75():
         LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as local,
         Client(local) as connection,
     ):
-        ended = cluster.run_jobs(connection, abs, [(f"job-{n}", n, (-n,)) for n in range(100)])
+        ended = run_jobs(connection, abs, [(f"job-{n}", n, (-n,)) for n in range(100)])
         assert next(ended)[1] >= 0
         local.close()
         with pytest.raises(UnreachableError, match=r"the scheduler is lost .*run again with --resume"):

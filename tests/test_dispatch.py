@@ -3,13 +3,12 @@
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coseis import dispatch
-from coseis.cluster import Failure
 from coseis.dispatch import TASK_S, TASKS_AT_LEAST, ChunkQueue, Pace, predict_chunks
+from coseis.jobs import Again, Failure
 from coseis.store import DoneRecord
 from coseis.task import TaskReport
 from coseis.windows import Chunk, chunk_grid
@@ -66,22 +65,39 @@ def test_a_task_is_worth_its_hand_out_and_the_end_is_even() -> None:
     assert slow.run_length(10**6, threads=1) == 1
 
 
-def test_a_run_that_is_lost_is_tried_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if one chunk killed every worker that it came to."""
+def test_what_is_lost_is_tried_alone_and_what_is_unreached_once_all_else_is_done(monkeypatch) -> None:
+    """As if one chunk killed every worker that it came to, and the file of another did not answer."""
     chunks = list(chunk_grid((10, 2000), 10))
-    calls: list[tuple[Chunk, ...]] = []
+    deadly, unreached = chunks[77], chunks[100]
+    calls: list[tuple[str, Any]] = []
 
-    def run_jobs(client, function, jobs):
-        for _, run, arguments in jobs:
-            assert arguments == ("s3://maps/run", "0123456789abcdef", run)
-            calls.append(run)
-            deadly = chunks[77] in run
-            yield run, Failure("its worker died") if deadly else [a_report(chunk, 0.5) for chunk in run]
+    def run_jobs(client, function, jobs, *, again=True):
+        assert (function, again) in ((dispatch.map_run, False), (dispatch.map_one, True))
+        for _, job, arguments in jobs:
+            assert arguments == ("s3://maps/run", "0123456789abcdef", job)
+            calls.append(("together" if function is dispatch.map_run else "later", job))
+            if function is dispatch.map_one:
+                yield job, a_report(job)
+            elif deadly in job:
+                yield job, Failure("its worker died", Again.ALONE)
+            else:
+                silent = Failure("no answer", Again.LATER)
+                yield job, [silent if chunk == unreached else a_report(chunk, 0.5) for chunk in job]
+
+    def run_alone(client, function, jobs):
+        for _, chunk, _ in jobs:
+            calls.append(("alone", chunk))
+            yield chunk, Failure("it kills") if chunk == deadly else a_report(chunk)
 
     monkeypatch.setattr(dispatch, "run_jobs", run_jobs)
-    client: Any = SimpleNamespace(nthreads=lambda: {"one": 1})
-    results = dict(predict_chunks(a_plan(), chunks, "s3://maps/run", client))
-    assert set(results) == set(chunks)
-    assert [chunk for chunk, result in results.items() if isinstance(result, Failure)] == [chunks[77]]
-    assert max(map(len, calls)) == 4
-    assert sum(chunks[77] in run for run in calls) == 2
+    monkeypatch.setattr(dispatch, "run_alone", run_alone)
+    monkeypatch.setattr(dispatch, "thread_count", lambda client: 1)
+    results = list(predict_chunks(a_plan(), chunks, "s3://maps/run", Any))
+    assert sorted(chunk.name for chunk, _ in results) == sorted(chunk.name for chunk in chunks)
+    assert [chunk for chunk, result in results if isinstance(result, Failure)] == [deadly]
+    kinds = [kind for kind, _ in calls]
+    assert kinds == sorted(kinds, key=["together", "later", "alone"].index)
+    assert max(len(job) for kind, job in calls if kind == "together") == 4
+    assert [job for kind, job in calls if kind == "later"] == [unreached]
+    (lost_run,) = [job for kind, job in calls if kind == "together" and deadly in job]
+    assert [job for kind, job in calls if kind == "alone"] == list(lost_run)

@@ -176,8 +176,10 @@ def test_chunking_and_order_change_nothing(reference, run, client, tmp_path, mon
 
     real = module.run_jobs
 
-    def shuffled(connection, function, jobs):
-        return real(connection, function, sorted(jobs, key=lambda job: random.Random(job[0]).random()))
+    def shuffled(connection, function, jobs, **options):
+        return real(
+            connection, function, sorted(jobs, key=lambda job: random.Random(job[0]).random()), **options
+        )
 
     monkeypatch.setattr(module, "run_jobs", shuffled)
     run(tmp_path / "other", client, chunk=224, resume=True)

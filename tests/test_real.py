@@ -81,8 +81,10 @@ def test_shuffled_order_changes_nothing(event, real_data, tmp_path, monkeypatch)
 
     real = module.run_jobs
 
-    def shuffled(connection, function, jobs):
-        return real(connection, function, sorted(jobs, key=lambda job: random.Random(job[0]).random()))
+    def shuffled(connection, function, jobs, **options):
+        return real(
+            connection, function, sorted(jobs, key=lambda job: random.Random(job[0]).random()), **options
+        )
 
     name, reference = event
     monkeypatch.setattr(module, "run_jobs", shuffled)

@@ -20,11 +20,10 @@ from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
-from coseis.blocks import kept_blocks
-from coseis.cluster import Failure, run_jobs
 from coseis.coregister import UNMEASURED, BlockShift, measure_shift
 from coseis.cube import Recipe, read_window
 from coseis.grid import crs_of, footprint, window_bounds
+from coseis.jobs import Failure, run_jobs
 from coseis.objects import put_object
 from coseis.plan import Plan
 from coseis.reader import BLOCK_PX
@@ -86,7 +85,6 @@ def align_scenes(
     if moves:
         moved_sample = {(block.row, block.col): block.pre for block in blocks if block.pre in moves}
         again = _measure(moved.on_one_grid(), moved_sample, client, advance)
-    client.run(_forget_blocks, on_error="ignore")
     refits = _fit_scenes(again)
     scenes = tuple(
         SceneShift(
@@ -202,11 +200,6 @@ def _measure(
         blocks.append(MeasuredBlock(*place, pre, None, UNMEASURED) if isinstance(result, Failure) else result)
         advance(len(blocks), len(sample))
     return sorted(blocks, key=lambda block: (block.row, block.col))
-
-
-def _forget_blocks() -> None:
-    """Of this worker: what the map is said to have read must not depend on what was measured before."""
-    kept_blocks.clear()
 
 
 def _fit_scenes(blocks: Sequence[MeasuredBlock]) -> dict[int, ShiftFit]:

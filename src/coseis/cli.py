@@ -14,9 +14,10 @@ from rich.table import Table
 
 from coseis import __version__
 from coseis.config import OutputConfig, SearchConfig, TerrainConfig, load_config, load_stage
-from coseis.errors import CoseisError, IncompleteError, InputRefusedError
+from coseis.errors import CoseisError, IncompleteError, InputRefusedError, UnreachableError
 from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
+from coseis.stopping import REASON, Stopped, obeying_sigterm, set_grace
 from coseis.summaries import show_estimate, show_scores, show_training, show_truth
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ LISTED_FAILURES = 10
 def main() -> None:
     """Entry point: every error that a user can cause becomes one line on stderr and its exit code."""
     try:
-        cli.main(prog_name="coseis", standalone_mode=False)
+        with obeying_sigterm():
+            cli.main(prog_name="coseis", standalone_mode=False)
+    except Stopped:
+        _end(REASON, UnreachableError.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _end("interrupted", INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -67,7 +71,8 @@ def _progress_console() -> Console:
     cls=FlowGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 3 done, but chunks failed; 2 wrong option, configuration, area or model; "
-    "42 catalog, asset or output unusable; 75 something did not answer, run again; 130 interrupted.",
+    "42 catalog, asset or output unusable; 75 something did not answer, or SIGTERM came: run again; "
+    "130 interrupted.",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
@@ -199,6 +204,7 @@ def map_command(config: Path | None, *, dry_run: bool, price_per_hour: float | N
         out: s3://maps/iburi
     """
     settings = load_config(config, given_options(options))
+    set_grace(settings.cluster.grace_s)
     from coseis.pipeline import estimate_event, map_event, map_part
 
     if dry_run:

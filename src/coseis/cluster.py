@@ -2,40 +2,34 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import dask
-from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
-from distributed.comm.core import CommClosedError
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from coseis.config import ClusterConfig
-from coseis.errors import CoseisError, UnreachableError, UsageError
+from coseis.errors import UnreachableError, UsageError
+from coseis.jobs import Patience, await_workers, set_patience
 
 CONNECT_TIMEOUT_S = 30
-"""A scheduler that does not answer, and workers that do not come, end the run after this long."""
-KEPT_MEMORY = {
+"""A scheduler that does not answer ends the run after this long."""
+CLOSE_TIMEOUT_S = 3
+"""For the goodbye to a scheduler, which may hang."""
+SILENT = ("distributed", "distributed.client", "tornado.application", "asyncio")
+"""Loggers: of a scheduler or worker that is lost Dask logs tracebacks; `jobs` says it in a line."""
+LOCAL_WORKERS = {
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    # A job that was there when a worker died twice is tried alone, see `jobs`: no need for Dask's four.
+    "distributed.scheduler.allowed-failures": 1,
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 27,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
     "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 2,
 }
-"""Local workers: glibc keeps 128 MiB of freed memory and uses it again. Dask's own setting
-gives 64 KiB and more back to the system at once: half the time of a training batch went into page faults.
-Two arenas for all threads, because what one arena keeps no thread of another can use: memory stays flat."""
-QUEUED_PER_THREAD = 2
-"""Tasks in flight per worker thread: one runs, one waits; what is not submitted costs no memory."""
-
-Job = TypeVar("Job")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a job has no result."""
-
-    reason: str
+"""Local workers are silent as their client is, and glibc keeps 128 MiB of freed memory and uses it again.
+Dask's own setting gives 64 KiB and more back to the system at once: half the time of a training batch went
+into page faults. Two arenas for all threads, because what one arena keeps no thread of another can use:
+memory stays flat."""
 
 
 @contextmanager
@@ -44,20 +38,23 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
 
     Raises:
         UsageError: a tls:// scheduler, and the certificates for it are not configured.
-        UnreachableError: the scheduler does not answer, or no worker comes, within CONNECT_TIMEOUT_S.
+        UnreachableError: the scheduler does not answer, or no worker comes in time.
     """
+    patience = Patience(config.scheduler_timeout_s, config.worker_timeout_s)
     if client is not None:
-        _await_workers(client)
+        set_patience(client, patience)
+        await_workers(client)
         yield client
         return
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if config.scheduler in ("local", "local-cuda"):
         local = _local_cluster if config.scheduler == "local" else _cuda_cluster
         with local(config) as cluster, Client(cluster) as own:
+            set_patience(own, patience)
             own.register_plugin(_IgnoreInterrupt())
             yield own
         return
-    # Of a scheduler that is lost Dask logs a traceback an attempt to reconnect; `run_jobs` says it in a line.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S)
     except OSError as error:
@@ -69,66 +66,13 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
             f"scheduler {config.scheduler} cannot be used ({error}); for tls:// name the certificates in "
             "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, __CLIENT__CERT and __CLIENT__KEY"
         ) from error
-    with own:
-        _await_workers(own)
+    set_patience(own, patience)
+    try:
+        await_workers(own)
         yield own
-
-
-def run_jobs(
-    client: Client, function: Callable[..., Any], jobs: Iterable[tuple[str, Job, tuple[Any, ...]]]
-) -> Iterator[tuple[Job, Any]]:
-    """Runs a function over many jobs with a bounded number in flight, as they end.
-
-    Args:
-        client: Where to run.
-        function: Called as function(*arguments).
-        jobs: (key, job, arguments) each; the key names the task, the job is handed back with its result.
-
-    Yields:
-        (job, result) in the order of completion. A CoseisError or a lost worker is handed back as a
-        Failure, so that the rest goes on; any other exception is a fault of ours and is raised.
-
-    Raises:
-        UnreachableError: the scheduler is lost.
-    """
-    waiting = iter(jobs)
-    running: dict[Any, Job] = {}
-
-    def most_running() -> int:
-        return max(1, thread_count(client)) * QUEUED_PER_THREAD
-
-    def submit(count: int) -> Iterable[Any]:
-        # The range first: zip would else take a job from `waiting` and drop it.
-        for _, (key, job, arguments) in zip(range(count), waiting, strict=False):
-            future = client.submit(_guarded, function, *arguments, key=key, pure=False)
-            running[future] = job
-            yield future
-
-    try:
-        ended = as_completed(list(submit(most_running())))
-        for future in ended:
-            job = running.pop(future)
-            try:
-                result = future.result()
-            except KilledWorker:
-                result = Failure(
-                    "its worker died again and again: too little memory, or a fault in a library"
-                )
-            # Counted anew each time: workers join and leave while a run goes on.
-            ended.update(list(submit(max(not running, most_running() - len(running)))))
-            future.release()
-            yield job, result
-    except (CancelledError, CommClosedError, TimeoutError, ConnectionError) as error:
-        # Dask cancels the futures of a client whose scheduler is gone.
-        raise UnreachableError(f"the scheduler is lost ({error}); run again with --resume") from error
-
-
-def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls on the worker; an error travels as its text, because GDAL's exceptions cannot be unpickled."""
-    try:
-        return function(*arguments)
-    except CoseisError as error:
-        return Failure(str(error))
+    finally:
+        with suppress(TimeoutError, OSError):
+            own.close(timeout=CLOSE_TIMEOUT_S)
 
 
 class _IgnoreInterrupt(WorkerPlugin):
@@ -141,18 +85,20 @@ class _IgnoreInterrupt(WorkerPlugin):
 
 @contextmanager
 def _local_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
-    with (
-        dask.config.set(KEPT_MEMORY),
-        LocalCluster(
-            n_workers=config.workers,
-            threads_per_worker=config.threads,
-            processes=True,
-            # Any free port: with None Dask takes 8787, and warns on stderr when another run has it.
-            dashboard_address="127.0.0.1:0",
-            silence_logs=40,
-        ) as cluster,
-    ):
-        yield cluster
+    with dask.config.set(LOCAL_WORKERS):
+        try:
+            cluster = LocalCluster(
+                n_workers=config.workers,
+                threads_per_worker=config.threads,
+                processes=True,
+                # Any free port: with None Dask takes 8787, and warns on stderr when another run has it.
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+        except (RuntimeError, OSError) as error:
+            raise UnreachableError(f"the local workers do not start ({error}); run again") from error
+        with cluster:
+            yield cluster
 
 
 @contextmanager
@@ -169,7 +115,7 @@ def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
         cluster = LocalCUDACluster(
             threads_per_worker=config.threads,
             dashboard_address="127.0.0.1:0",
-            silence_logs=40,
+            silence_logs=logging.CRITICAL,
             # TensorFlow has the memory of the GPU: Dask holds nothing there.
             rmm_pool_size=None,
             device_memory_limit=None,
@@ -178,17 +124,3 @@ def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
         raise UsageError(f"scheduler local-cuda finds no GPU to use ({error}); use local") from error
     with cluster:
         yield cluster
-
-
-def _await_workers(client: Client) -> None:
-    try:
-        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
-    except (TimeoutError, OSError) as error:
-        raise UnreachableError(
-            f"no worker joined scheduler {client.scheduler_info()['address']} within {CONNECT_TIMEOUT_S} s"
-        ) from error
-
-
-def thread_count(client: Client) -> int:
-    """Threads of all workers that are there now."""
-    return sum(client.nthreads().values())

@@ -237,6 +237,15 @@ class ClusterConfig(Value):
         None,
         description="I/N: predict share I, from 0, of N and no more; see coseis finish.",
     )
+    worker_timeout_s: Annotated[Finite, Field(gt=0)] = Field(
+        300.0, description="How long to wait for workers, at the start or when all have left, seconds."
+    )
+    scheduler_timeout_s: Annotated[Finite, Field(gt=0)] = Field(
+        60.0, description="How long a scheduler that is there may not answer, seconds."
+    )
+    grace_s: Annotated[Finite, Field(ge=0)] = Field(
+        20.0, description="For the chunks in hand after SIGTERM, seconds; Kubernetes kills after 30."
+    )
 
     @property
     def share(self) -> tuple[int, int]:

@@ -4,16 +4,17 @@ A task is a run of adjacent chunks worth a second or two: a scheduler hands out 
 and a GPU does a chunk in a few hundredths. How many that is follows from the tasks that have ended.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
 
 from distributed import Client
 
-from coseis.cluster import Failure, run_jobs, thread_count
+from coseis.jobs import Again, Failure, run_alone, run_jobs, thread_count
 from coseis.plan import Plan
 from coseis.store import digest_of
-from coseis.task import TaskReport, map_run
+from coseis.task import TaskReport, map_one, map_run
 from coseis.windows import Chunk
 
 TASK_S = 2.0
@@ -23,6 +24,7 @@ TASKS_AT_LEAST = 4
 
 Run = tuple[Chunk, ...]
 Job = tuple[str, Run, tuple[str, str, Run]]
+SingleJob = tuple[str, Chunk, tuple[str, str, Chunk]]
 
 
 class ChunkQueue:
@@ -69,8 +71,10 @@ def predict_chunks(
 ) -> Iterator[tuple[Chunk, TaskReport | Failure]]:
     """Predicts and writes chunks on the cluster, in about the order given, as they end.
 
-    Workers read the frozen plan from the output, so that a task carries names alone. A run of chunks that
-    is lost with its workers is tried again chunk by chunk: one that kills them takes no other along.
+    Workers read the frozen plan from the output, so that a task carries names alone. What could not be
+    reached is tried again when the other chunks are done, for what is down now may be up by then. A run of
+    chunks that was lost with its workers is tried again chunk by chunk, each alone on its worker: one that
+    kills them takes no other along.
 
     Args:
         plan: As it lies in the output.
@@ -79,32 +83,36 @@ def predict_chunks(
         client: Where to run.
 
     Raises:
-        UnreachableError: the scheduler is lost.
+        UnreachableError, Stopped: as `run_jobs`.
     """
     identity = plan.identity.digest()
-    queue, pace, lost = ChunkQueue(chunks), Pace(), list[Chunk]()
+    queue, pace = ChunkQueue(chunks), Pace()
+    unreached, suspects = list[Chunk](), list[Chunk]()
     # Another output is other work: a scheduler that is shared would else run it once.
     prefix = f"map-{identity[:8]}-{digest_of(out)[:8]}"
 
     def jobs() -> Iterator[Job]:
         # Made one by one, as workers get free: a region's tasks never lie in memory together.
         while run := queue.take(pace.run_length(len(queue), thread_count(client))):
-            yield _job(f"{prefix}-{len(run)}", run, out, identity)
+            yield f"{prefix}-{len(run)}-{run[0].name}", run, (out, identity, run)
 
-    for run, results in run_jobs(client, map_run, jobs()):
-        if isinstance(results, Failure) and len(run) > 1:
-            lost += run
-            continue
+    for run, results in run_jobs(client, map_run, jobs(), again=False):
         pairs = _pair(run, results)
         pace.note([result for _, result in pairs if isinstance(result, TaskReport)])
-        yield from pairs
-    alone = (_job(f"{prefix}-alone", (chunk,), out, identity) for chunk in lost)
-    for run, results in run_jobs(client, map_run, alone):
-        yield from _pair(run, results)
+        for chunk, result in pairs:
+            again = result.again if isinstance(result, Failure) else Again.NEVER
+            if again == Again.NEVER:
+                yield chunk, result
+            else:
+                (unreached if again == Again.LATER else suspects).append(chunk)
 
+    def singly(chunks: Iterable[Chunk]) -> Iterator[SingleJob]:
+        # Of this run only: another at the same place and time may choose another worker for the chunk.
+        begun = time.time_ns()
+        return ((f"{prefix}-{begun}-{chunk.name}", chunk, (out, identity, chunk)) for chunk in chunks)
 
-def _job(prefix: str, run: Run, out: str, identity: str) -> Job:
-    return f"{prefix}-{run[0].name}", run, (out, identity, run)
+    yield from run_jobs(client, map_one, singly(unreached))
+    yield from run_alone(client, map_one, singly(suspects))
 
 
 def _pair(

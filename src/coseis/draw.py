@@ -29,12 +29,11 @@ from coseis.change import (
     old_pixels,
     without_pre,
 )
-from coseis.cluster import Failure, run_jobs
 from coseis.config import OutputConfig
 from coseis.dem_search import kept_dem
-from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount, FlatGround, find_flat
 from coseis.grid import footprint
+from coseis.jobs import Failure, run_jobs
 from coseis.missing import MissingChunks, hide_missing, slices_of
 from coseis.plan import Plan
 from coseis.store import open_arrays, shard_px
@@ -107,6 +106,7 @@ def draw_polygons(
 
     Raises:
         InputRefusedError: the cube cannot be read.
+        UnreachableError: the output or the scheduler does not answer.
     """
     blocks = [(zone, block) for zone in plan.zones for block in _blocks(zone, output.out)]
     pre_code = threshold.code if output.pre_threshold is None else least_code(output.pre_threshold)
@@ -134,7 +134,7 @@ def draw_polygons(
     drawn: dict[str, list[BlockDrawing]] = {zone.identity.crs: [] for zone in plan.zones}
     for (crs, block), result in run_jobs(client, draw_block, jobs):
         if isinstance(result, Failure):
-            raise InputRefusedError(f"block {block.name} cannot be traced: {result.reason}")
+            raise result.error(f"block {block.name} cannot be traced")
         drawn[crs].append(result)
         progress.advance(bar)
     polygons = _join_polygons(plan, drawn, output)

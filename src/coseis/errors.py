@@ -20,7 +20,10 @@ class InputRefusedError(CoseisError):
 
 
 class UnreachableError(CoseisError):
-    """Something did not answer: a catalog, a store, the scheduler, workers. Run again."""
+    """Something did not answer: a catalog, a store, the scheduler, workers. Run again.
+
+    SIGTERM ends with the same code: that a machine is taken away is no fault of the run, which can go on.
+    """
 
     exit_code = 75
 

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from coseis.addresses import local_path, scheme_of
 from coseis.alignment import MeasuredBlock, align_scenes
 from coseis.backends import probe_device
-from coseis.cluster import Failure, connected, run_jobs
+from coseis.cluster import connected
 from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
 from coseis.dem import Dem
 from coseis.dem_search import find_dem, keep_dem, read_dem
@@ -29,6 +29,7 @@ from coseis.draw import draw_polygons
 from coseis.errors import UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
 from coseis.flat_ground import FlatCount, FlatGround
+from coseis.jobs import Failure, run_jobs, worker_details, worker_threads
 from coseis.landform import terrain_attributes
 from coseis.memory import check_memory, worker_bytes
 from coseis.model import Precision
@@ -124,7 +125,7 @@ def estimate_event(
             plan,
             chunk_px=plan.chunk_px,
             worker_bytes=_check_workers(plan, config, connection()),
-            workers=len(connection().nthreads()),
+            workers=len(worker_threads(connection())),
             price_per_hour=price_per_hour,
         )
 
@@ -282,7 +283,7 @@ def _predict_run(
                 progress.advance(bar)
     throughput = measure_throughput(plan, tasks, clock.seconds["predict"], reached)
     if throughput.delivered_mpx_per_s:
-        keep_rate(plan.identity, throughput.delivered_mpx_per_s, len(connection().nthreads()))
+        keep_rate(plan.identity, throughput.delivered_mpx_per_s, len(worker_threads(connection())))
     identity = plan.identity.digest()
     part = config.cluster.part or "0/1"
     return (
@@ -331,7 +332,7 @@ def _align(
 def _check_workers(plan: Plan, config: MapConfig, client: Client) -> int:
     """Refuses, before anything is submitted, what the smallest worker cannot hold; bytes of the neediest."""
     identity, most = plan.identity, 0
-    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+    for worker in worker_details(client).values():
         needed = worker_bytes(
             plan.card,
             core_px=identity.core_px,

@@ -9,7 +9,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -19,9 +19,8 @@ from distributed import Client
 from rich.progress import Progress
 
 from coseis.archive import TileSpool, write_archive
-from coseis.cluster import Failure, run_jobs
 from coseis.cube import read_window
-from coseis.errors import InputRefusedError
+from coseis.jobs import Failure, run_jobs
 from coseis.missing import MissingChunks, hide_missing
 from coseis.objects import delete_object, open_store
 from coseis.page import MapLayers
@@ -148,7 +147,7 @@ def render_layers(
         scenes = () if withheld else plan.found.of_phase(phase)
         stretches = stretches_of(scenes, _bands(plan))
         layer = Layer(phase, f"Scenes {phase} event", "image", render_image, (phase, stretches))
-        made, lost, _ = _render(layer, plan, out, client, progress) if scenes else (False, (), ())
+        made, lost, _ = _render(layer, plan, out, client, progress) if scenes else (False, [], set())
         unread += len(lost)
         if made:
             shown.add(phase)
@@ -158,7 +157,7 @@ def render_layers(
     layer = Layer("codes", description, "codes", render_codes, (missing or {},))
     made, lost, statuses = _render(layer, plan, out, client, progress)
     if lost:
-        raise InputRefusedError(f"the probability cube cannot be read: {lost[0]}")
+        raise lost[0].error("the probability cube cannot be read")
     zoom = native_zoom(plan.geobox)
     return MapLayers(
         pre="pre" in shown,
@@ -305,14 +304,14 @@ def reduce_tiles(kind: str, levels: int, children: Sequence[tuple[Tile, bytes]])
 
 def _render(
     layer: Layer, plan: Plan, out: str, client: Client, progress: Progress
-) -> tuple[bool, list[str], set[int]]:
+) -> tuple[bool, list[Failure], set[int]]:
     """Makes one archive; whether it holds anything, why blocks are missing, and which statuses occur."""
     run = f"{layer.name}-{time.time_ns()}"
     identities = tuple(zone.identity.digest() for zone in plan.zones)
     (zoom, levels), *lower = zoom_steps(native_zoom(plan.geobox))
     blocks = list(tiles_over(plan.found.event.aoi, zoom))
     bar = progress.add_task(f"draw {layer.name} tiles", total=len(blocks))
-    lost: list[str] = []
+    lost: list[Failure] = []
     statuses: set[int] = set()
     with TileSpool() as spool:
         jobs: Iterable[tuple[str, Tile, tuple[Any, ...]]] = (
@@ -320,7 +319,7 @@ def _render(
         )
         for block, result in run_jobs(client, layer.render, jobs):
             if isinstance(result, Failure):
-                lost.append(f"tiles of {tuple(block)}: {result.reason}")
+                lost.append(replace(result, reason=f"tiles of {tuple(block)}: {result.reason}"))
             else:
                 _keep(spool, result.tiles)
                 statuses |= result.statuses
@@ -328,7 +327,7 @@ def _render(
         for zoom, levels in lower:
             for block, result in run_jobs(client, reduce_tiles, _lower_jobs(spool, layer, run, zoom, levels)):
                 if isinstance(result, Failure):
-                    lost.append(f"tiles of {tuple(block)}: {result.reason}")
+                    lost.append(replace(result, reason=f"tiles of {tuple(block)}: {result.reason}"))
                 else:
                     _keep(spool, result.tiles)
         if not len(spool):

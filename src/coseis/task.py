@@ -17,12 +17,12 @@ from rasterio.windows import Window
 from scipy.ndimage import maximum_filter1d
 
 from coseis.backends import probe_device
-from coseis.blocks import read_bytes
-from coseis.cluster import Failure
+from coseis.blocks import kept_blocks, read_bytes
 from coseis.cube import CubeWindow, read_window
 from coseis.errors import CoseisError, InputRefusedError, UnreachableError
 from coseis.features import stack_features
 from coseis.grid import pixels_inside
+from coseis.jobs import Failure, failure_of
 from coseis.model import Model, load_model
 from coseis.objects import get_object, object_version, open_store
 from coseis.plan import ITEMS, MODEL, Plan, read_plan
@@ -73,9 +73,15 @@ def map_run(out: str, identity: str, chunks: Sequence[Chunk]) -> list[TaskReport
     for chunk in chunks:
         try:
             results.append(map_chunk(plan.for_area(plan.area(chunk)), chunk, out))
-        except CoseisError as error:
-            results.append(Failure(str(error)))
+        except (CoseisError, MemoryError) as error:
+            results.append(failure_of(error))
     return results
+
+
+def map_one(out: str, identity: str, chunk: Chunk) -> TaskReport:
+    """As `map_run`, one chunk; raises as `map_chunk`."""
+    plan = run_plan(out, identity)
+    return map_chunk(plan.for_area(plan.area(chunk)), chunk, out)
 
 
 def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
@@ -84,7 +90,7 @@ def map_chunk(plan: Plan, chunk: Chunk, out: str) -> TaskReport:
     Raises:
         InputRefusedError: a file cannot be read, the output cannot be written, or this worker computes on
             another kind of device than the plan says.
-        UnreachableError: the run was updated meanwhile.
+        UnreachableError: the run was updated meanwhile, or a file's server or the output does not answer.
     """
     start, before = time.perf_counter(), read_bytes()
     store = open_store(out)
@@ -209,6 +215,8 @@ def run_plan(out: str, identity: str) -> Plan:
     with _plans_lock:
         if (plan := _plans.get((out, identity))) is None:
             whole = read_plan(get_object(open_store(out), ITEMS) or b"", out)
+            # What a run is said to have read must not depend on what was measured before it was planned.
+            kept_blocks.clear()
             for zone in whole.zones:
                 _plans[out, zone.identity.digest()] = zone
             if (plan := _plans.get((out, identity))) is None:
