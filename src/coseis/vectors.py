@@ -36,6 +36,8 @@ MAX_VERTICES = 20_000_000
 MAX_BYTES = 16 * MAX_VERTICES
 """Of geometries, as stored, and of the values of a field."""
 MAX_FILE_BYTES = 2 * 2**30
+MAX_GEOJSON_BYTES = 2**30
+"""Of memory, parsed: 5 million vertices, half a minute. A GeoPackage of as many is read in a second."""
 MAX_MEMBERS = 1000
 """Of a ZIP file."""
 BATCH_ROWS = 256
@@ -118,7 +120,10 @@ def _series(shapes: Any, crs: pyproj.CRS | None) -> gpd.GeoSeries:
 
 
 def _read_geojson(path: Path, field: str | None) -> Features:
-    document = parse_json(path.read_bytes())
+    try:
+        document = parse_json(path.read_bytes(), most_bytes=MAX_GEOJSON_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{error}; if it is only large, `ogr2ogr out.gpkg in.geojson`") from error
     listed = document.get("features") if document.get("type") == "FeatureCollection" else [document]
     if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
         raise ValueError("it is no GeoJSON: its features are no list of objects")
