@@ -112,7 +112,7 @@ def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
         document = _first(reader, address)
         if document.get("type") not in ("Catalog", "Collection", "Feature", "FeatureCollection"):
             raise InputRefusedError(
-                f"{public_form(address)} is no STAC catalog: its type is {str(document.get('type'))[:40]!r}; "
+                f"{public_form(address)} is no STAC catalog: its type is {repr(document.get('type'))[:40]}; "
                 "expected Catalog, Collection, Feature or FeatureCollection"
             )
         if document["type"] == "Collection" and is_remote(address):
