@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
+from coseis.addresses import public_form
 from coseis.alignment import SHIFTS
 from coseis.change import CHANGES
 from coseis.config import MapConfig
@@ -218,7 +219,7 @@ def failed_chunk(plan: Plan, chunk: Chunk, reason: str) -> FailedChunk:
     """A chunk without a result, and how much of the AOI is missing with it."""
     window = Window(chunk.x0, chunk.y0, chunk.width, chunk.height)
     aoi_px = int(pixels_inside(plan.found.event.aoi, plan.geobox, window).sum())
-    return FailedChunk(chunk=chunk.name, crs=plan.identity.crs, reason=reason, aoi_px=aoi_px)
+    return FailedChunk(chunk=chunk.name, crs=plan.identity.crs, reason=public_form(reason), aoi_px=aoi_px)
 
 
 def publish_run(
@@ -397,7 +398,7 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
     return RunReport(
         identity=plan.identity,
         identity_digest=plan.identity.digest(),
-        config=config,
+        config=config.public,
         forced_resolution=plan.forced_resolution,
         threshold=outcome.threshold,
         landslide_count=len(of_event),
