@@ -36,7 +36,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]*):")
 # A quote ends the address in a message only where the word ends with it: a secret may hold one.
 _URL_IN_TEXT = re.compile(
     r"(?i)\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@)?([^\s?#'\"<>]*)"
-    r"(?:[?#](?:[^\s'\"<>]|['\"<>](?![\s,;:.)\]}>]|$))*)?"
+    r"(?:[?#](?:[^\s'\"<>]|['\"<>](?![,;:.)\]}>'\"]*(?:\s|$)))*)?"
 )
 _QUERY_IN_TEXT = re.compile(r"(?<=\S)\?[^\s=&?]+=\S*")
 _SECRET_WORDS = re.compile(

@@ -376,6 +376,12 @@ class _PlainLoader(yaml.BaseLoader):
             raise yaml.YAMLError("it holds an alias (*name); write the value again")
         return super().compose_node(parent, index)
 
+    def construct_scalar(self, node: Any) -> str:
+        text = str(super().construct_scalar(node))
+        if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+            raise yaml.YAMLError(f"it holds a text that no system can take: {text[:40]!a}")
+        return text
+
 
 def _without_empty(settings: Mapping[str, Any] | str) -> dict[str, Any]:
     items = settings.items() if isinstance(settings, Mapping) else ()
