@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from coseis import catalogs
+from coseis import catalogs, stac_io
 from coseis.addresses import AddressPolicy, host_of
 from coseis.catalogs import Query, catalog_address, read_catalog
 from coseis.errors import InputRefusedError, UnreachableError
@@ -174,7 +174,7 @@ def test_bad_answers(monkeypatch, page, error, message):
 
 
 def test_larger_than_any_catalog(monkeypatch):
-    monkeypatch.setattr(catalogs, "MAX_DOCUMENT_BYTES", 2**20)
+    monkeypatch.setattr(stac_io, "MAX_DOCUMENT_BYTES", 2**20)
     with (
         serve({"/": Page({"x": "x" * 2**21})}) as root,
         pytest.raises(InputRefusedError, match="larger than 1 MiB"),

@@ -203,8 +203,9 @@ def test_not_a_model(tmp_path: Path, copied: Path) -> None:
 
 def test_a_file_that_is_not_hdf5_is_refused(copied: Path) -> None:
     card = json.loads((copied / "card.json").read_text())
-    (copied / "weights.h5").write_bytes(b"pickle")
-    card["weights_sha256"] = hashlib.sha256(b"pickle").hexdigest()
+    content = b"pickle" * 20_000
+    (copied / "weights.h5").write_bytes(content)
+    card["weights_sha256"] = hashlib.sha256(content).hexdigest()
     (copied / "card.json").write_text(json.dumps(card))
     with pytest.raises(UsageError, match="not readable HDF5"):
         load_model(copied).network()

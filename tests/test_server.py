@@ -241,3 +241,31 @@ def test_a_run_in_a_bucket_is_served_alike(monkeypatch):
             assert ask(server, "/run.json")[0].status == 404
     finally:
         moto.stop()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/%2e%2e%2fmap.json", "/..%2f..%2fetc%2fpasswd", "/%252e%252e/run.json", "/web/%2e%2e/config.json",
+     "/....//run.json", "/map.json%00.png", "/map.json%0d%0aX:1", "/file:///etc/passwd", "/C:/x",
+     "/./map.json"],
+)  # fmt: skip
+def test_no_encoding_of_a_path_leads_elsewhere(server, path):
+    answer, body = ask(server, path)
+    assert answer.status in (400, 404)
+    assert body == b""
+
+
+def test_a_link_in_a_run_is_not_followed_out_of_it(tmp_path):
+    """A run that somebody else sent."""
+    run, secret = tmp_path / "run", tmp_path / "secret"
+    run.mkdir()
+    secret.write_text("s3cret")
+    (run / "map.json").write_text("{}")
+    (run / "map.png").symlink_to(secret)
+    (run / "run.json").symlink_to(run / "map.json")
+    with running(str(run)) as address:
+        here = address.removeprefix("http://").rstrip("/")
+        assert ask(here, "/map.png")[0].status == 404
+        assert ask(here, "/run.json")[1] == b"{}"
+        policy = ask(here, "/map.json")[0].getheader("Content-Security-Policy")
+        assert policy.startswith("default-src 'none'; script-src 'self'; ")

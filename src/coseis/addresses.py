@@ -33,9 +33,18 @@ BUCKETS = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 """Object stores and the name of each in GDAL."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]*):")
+# A quote ends the address in a message only where the word ends with it: a secret may hold one.
 _URL_IN_TEXT = re.compile(
-    r"(?i)\b((?:https?|s3|gs|az|file)://)(?:[^\s/?#]*@)?([^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?"
+    r"(?i)\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@)?([^\s?#'\"<>]*)"
+    r"(?:[?#](?:[^\s'\"<>]|['\"<>](?![,;:.)\]}>'\"]*(?:\s|$)))*)?"
 )
+_QUERY_IN_TEXT = re.compile(r"(?<=\S)\?[^\s=&?]+=\S*")
+_SECRET_WORDS = re.compile(
+    r"(?i)token|secret|passw|pwd|signature|credential|jwt|auth|hmac|session|policy|api[-_.]?key"
+    r"|access[-_.]?key|googleaccessid|^x-(amz|goog|oss|ms)-|(^|[-_.])(key|sig|sas|code)($|[-_.])|key-pair-id"
+)
+MAX_ADDRESS = 8192
+"""Letters; some servers take less."""
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
 _REMOTE = re.compile(r"\w+://[^/?#@]+(/.*)?")
 # Blanks, controls and backslashes are read otherwise by each URL parser; a checked address has none.
@@ -78,6 +87,11 @@ def check_address(address: str, policy: AddressPolicy) -> str:
         UnreachableError: the catalog's host cannot be resolved.
     """
     scheme = scheme_of(address)
+    if len(address) > MAX_ADDRESS:
+        raise AddressRefusedError(
+            f"{public_form(address)[:200]}... has {len(address)} letters; expected at most {MAX_ADDRESS}",
+            host="",
+        )
     if scheme in WEB or scheme in BUCKETS:
         _check_host(address, policy)
         return address
@@ -96,15 +110,21 @@ def absolute_address(href: str, base: str) -> str:
     Args:
         href: As the document gives it, absolute or relative to it.
         base: Absolute address of the document.
+
+    Raises:
+        AddressRefusedError: no address can be made of them.
     """
     if scheme_of(href):
         return href
-    if scheme_of(base) in WEB:
-        return urljoin(base, href)
-    if is_remote(base):
-        scheme, _, place = base.partition("://")
-        joined = urljoin(f"https://{place}", href)  # urljoin knows no buckets
-        return scheme + joined.removeprefix("https")
+    try:
+        if scheme_of(base) in WEB:
+            return urljoin(base, href)
+        if is_remote(base):
+            scheme, _, place = base.partition("://")
+            joined = urljoin(f"https://{place}", href)  # urljoin knows no buckets
+            return scheme + joined.removeprefix("https")
+    except ValueError as error:
+        raise AddressRefusedError(f"{public_form(href)[:200]!r} is no address ({error})", host="") from error
     return str(Path(base).parent / href)
 
 
@@ -126,7 +146,12 @@ def is_remote(address: str) -> bool:
 
 def public_form(address: str) -> str:
     """An address, or a message that holds some, without user names and query strings: they carry secrets."""
-    return _URL_IN_TEXT.sub(r"\1\2", address)
+    return _QUERY_IN_TEXT.sub("", _URL_IN_TEXT.sub(r"\1\2", address))
+
+
+def is_secret(parameter: str) -> bool:
+    """Whether the name of a query parameter says that its value is a credential, or part of a signature."""
+    return bool(_SECRET_WORDS.search(parameter))
 
 
 def checked_session(policy: AddressPolicy) -> requests.Session:
@@ -243,11 +268,19 @@ def scheme_of(address: str) -> str:
 def local_path(address: str) -> Path:
     """A path or file:// address as a path. Raises AddressRefusedError for another machine's file."""
     if scheme_of(address) != "file":
-        return Path(address).expanduser()
+        return expanded_path(address)
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost"):
         raise AddressRefusedError(f"{address!r} names a file of another machine", host=parts.netloc)
     return Path(unquote(parts.path))
+
+
+def expanded_path(path: str) -> Path:
+    """A path whose ~ is the home directory; as it is where that has none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def s3_endpoint(environment: Mapping[str, str]) -> str:
@@ -347,9 +380,14 @@ def _check_file(address: str, policy: AddressPolicy) -> Path:
             host="file",
         )
     path = local_path(address)
-    if "\x00" in address or str(path).lower().startswith("/vsi"):
-        raise AddressRefusedError(f"{address!r} is a GDAL file system; expected a plain path", host="file")
-    real = path.resolve()
+    if not address.isprintable() or str(path).lower().startswith("/vsi"):
+        raise AddressRefusedError(
+            f"{address!r} is a GDAL file system, or no plain text; expected a plain path", host="file"
+        )
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise AddressRefusedError(f"{address!r} cannot be followed ({error})", host="file") from error
     roots = [Path(policy.catalog).parent, *(Path(root).expanduser() for root in policy.allow_roots)]
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         raise AddressRefusedError(

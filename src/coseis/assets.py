@@ -5,10 +5,12 @@ counts is Planet's product type, then roles and the bands' common names.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
+from coseis.addresses import is_secret
 from coseis.errors import InputRefusedError
 from coseis.types import BandSource, InputKind, Level, Value
 
@@ -47,9 +49,6 @@ MOST_TOA_SCALE = 1e-3
 UDM2 = ("ortho_udm2", "udm2", "ortho_analytic_udm2", "ortho_pansharpened_udm2")
 """Planet's `pl:asset_type` of the usable data mask with eight bands, the preferred one first."""
 
-_SIGNATURES = frozenset(
-    ("sig", "signature", "token", "access_token", "api_key", "x-amz-signature", "x-goog-signature")
-)
 _VISIBLE = frozenset(("red", "green", "blue"))
 
 
@@ -229,7 +228,7 @@ def _fits_toa(asset: Mapping[str, Any], layers: Sequence[_Layer]) -> bool:
 def is_geotiff(asset: Mapping[str, Any]) -> bool:
     """Whether an asset is one by its media type or, where it states none, by its name."""
     media = str(asset.get("type") or "").lower()
-    path = urlsplit(str(asset["href"])).path.lower()
+    path = re.split("[?#]", str(asset["href"]), maxsplit=1)[0].lower()
     return "tiff" in media if media else path.endswith((".tif", ".tiff"))
 
 
@@ -268,7 +267,7 @@ def _number(value: object) -> float | None:
     """A finite number; NaN and text such as "nan" leave the question to the file."""
     try:
         number = float(value) if isinstance(value, int | float | str) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -300,12 +299,16 @@ def _source(
 def _admitted(key: str, asset: Mapping[str, Any], admit: Callable[[str], str]) -> str:
     href = str(asset["href"])
     refuse_signature(f"asset {key}", href)
-    return admit(href)
+    admitted = admit(href)
+    # One that is no more than a fragment keeps the query of its document.
+    refuse_signature(f"asset {key}", admitted)
+    return admitted
 
 
 def refuse_signature(what: str, href: str) -> None:
     """Raises InputRefusedError for a signed address, since addresses are published; `what` is named."""
-    secrets = {name.lower() for name, _ in parse_qsl(urlsplit(href).query)} & _SIGNATURES
+    _, _, query = href.partition("?")
+    secrets = {name.lower() for name, _ in parse_qsl(query) if is_secret(name)}
     if secrets:
         raise InputRefusedError(
             f"the address of {what} carries a signature (parameter {', '.join(sorted(secrets))}), which "

@@ -5,9 +5,9 @@ one bad link does not end the walk.
 """
 
 import difflib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 import requests
 from pystac_client import Client
 from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
 from requests.auth import AuthBase
 
 from coseis.addresses import (
@@ -30,20 +29,20 @@ from coseis.addresses import (
     public_form,
     unanswered,
 )
-from coseis.errors import CoseisError, InputRefusedError, UnreachableError
+from coseis.errors import CoseisError, InputRefusedError
 from coseis.event import Refused, Window
 from coseis.geoparquet import is_parquet, read_items
+from coseis.items import MAX_ID, Document, clean_text
+from coseis.stac_io import CheckedStacIO, DocumentReader, TooMuchError, check_status
 
 MAX_DOCUMENTS = 20_000
-"""Most documents of one walk, and most items of one API search: more is a catalog to be narrowed."""
-MAX_DOCUMENT_BYTES = 256 * 2**20
+"""Most documents of one walk, and most items of one search: more is a catalog to be narrowed."""
+REASON_LETTERS = 200
+"""Of what a library says of an answer: it may quote it."""
 PAGE_ITEMS = 250
 """Items a page of an API search; the most that Planet's gives."""
 READ_THREADS = 8
 PLANET_HOST = "api.planet.com"
-
-Document = dict[str, Any]
-_Reader = Callable[[str], Document]
 
 
 class Record(NamedTuple):
@@ -107,26 +106,27 @@ def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
     with checked_session(policy) as session:
         session.auth = _PlanetKey(host_of(address))
 
-        def read(link: str) -> Document:
-            checked = check_address(link, policy)
-            return _read_remote(checked, session) if is_remote(checked) else _read_file(Path(checked))
-
+        reader = DocumentReader(session, policy)
         if is_parquet(address):
             return _read_table(check_address(address, policy), query, session)
-        document = read(address)
+        document = _first(reader, address)
         if document.get("type") not in ("Catalog", "Collection", "Feature", "FeatureCollection"):
             raise InputRefusedError(
-                f"{public_form(address)} is no STAC catalog: its type is {document.get('type')!r}; "
+                f"{public_form(address)} is no STAC catalog: its type is {repr(document.get('type'))[:40]}; "
                 "expected Catalog, Collection, Feature or FeatureCollection"
             )
         if document["type"] == "Collection" and is_remote(address):
             root = _link(document, "root")
-            if root and _link(document, "items") and _is_api(above := read(absolute_address(root, address))):
+            if (
+                root
+                and _link(document, "items")
+                and _is_api(above := reader.read(absolute_address(root, address)))
+            ):
                 only = query._replace(collections=[str(document.get("id"))])
-                return _search_api(absolute_address(root, address), above, only, session)
+                return _search_api(absolute_address(root, address), above, only, reader)
         if _is_api(document):
-            return _search_api(address, document, query, session)
-        return _walk(address, document, query, read)
+            return _search_api(address, document, query, reader)
+        return _walk(address, document, query, reader)
 
 
 def _read_table(address: str, query: Query, session: requests.Session) -> Content:
@@ -157,48 +157,14 @@ class _PlanetKey(AuthBase):
         return request
 
 
-def _read_file(path: Path) -> Document:
+def _first(reader: DocumentReader, address: str) -> Document:
+    """The document that the user named; Planet's own denies access without a key."""
     try:
-        return _parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise InputRefusedError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def _read_remote(address: str, session: requests.Session) -> Document:
-    shown = public_form(address)
-    body = bytearray()
-    try:
-        with session.get(address, headers={"Accept": "application/json, */*;q=0.5"}, stream=True) as response:
-            _check_status(response.status_code, shown)
-            for part in response.iter_content(2**20):
-                body += part
-                if len(body) > MAX_DOCUMENT_BYTES:
-                    raise InputRefusedError(f"{shown} is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")
-            return _parse(bytes(body), f"{shown} ({response.headers.get('Content-Type', 'no content type')})")
-    except requests.RequestException as error:
-        raise unanswered(address, error) from error
-
-
-def _parse(body: bytes, shown: str) -> Document:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InputRefusedError(
-            f"{shown} is not JSON; expected a STAC API, catalog, collection or item file"
-        ) from error
-    if not isinstance(document, dict):
-        raise InputRefusedError(f"{shown} holds a JSON {type(document).__name__}; expected a STAC document")
-    return document
-
-
-def _check_status(status: int | None, shown: str) -> None:
-    if status in (401, 403):
-        key = "; set PL_API_KEY to your key" if PLANET_HOST in shown else ""
-        raise InputRefusedError(f"{shown} denies access (HTTP {status}){key}")
-    if status is not None and 400 <= status < 500:
-        raise InputRefusedError(f"{shown} answers HTTP {status}; is the address right?")
-    if status is not None and status >= 500:
-        raise UnreachableError(f"{shown} answers HTTP {status}; run again")
+        return reader.read(address)
+    except InputRefusedError as error:
+        if host_of(address) == PLANET_HOST and "denies access" in str(error):
+            raise InputRefusedError(f"{error}; set PL_API_KEY to your key") from error
+        raise
 
 
 def _is_api(document: Document) -> bool:
@@ -206,42 +172,54 @@ def _is_api(document: Document) -> bool:
     return isinstance(classes, list) and any("item-search" in str(name) for name in classes)
 
 
-def _search_api(address: str, root: Document, query: Query, session: requests.Session) -> Content:
+def _search_api(address: str, root: Document, query: Query, reader: DocumentReader) -> Content:
     shown = public_form(address)
-    # Its own retries are off: the session has them, with the check of each hop.
-    stac_io = StacApiIO(max_retries=None)
-    stac_io.session = session
-    methods = {link.get("method", "GET") for link in _dicts(root.get("links")) if link.get("rel") == "search"}
+    methods = {
+        str(link.get("method", "GET")) for link in _dicts(root.get("links")) if link.get("rel") == "search"
+    }
     try:
-        client = Client.open(address, stac_io=stac_io)
-        _check_collections_api(client, query.collections, shown)
-        collections: dict[str, Document] = {}
-        records: dict[tuple[str, str], Record] = {}
-        for window in query.windows:
-            search = client.search(
-                method="POST" if "POST" in methods else "GET",
-                collections=list(query.collections) or None,
-                bbox=list(query.bbox),
-                datetime=list(window),
-                limit=PAGE_ITEMS,
-                max_items=MAX_DOCUMENTS + 1,
-            )
-            for item in search.items_as_dicts():
-                name = str(item.get("collection") or "")
-                if name and name not in collections:
-                    found = client.get_collection(name)
-                    collections[name] = found.to_dict(transform_hrefs=False) if found else {}
-                base = _self_address(item) or address
-                records[name, str(item.get("id"))] = Record(item, base, collections.get(name, {}))
-                _check_count(len(records), shown)
+        # What pystac-client warns of is no fault of the user's, and what is amiss is raised here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            records = _ask(address, query, reader, "POST" if "POST" in methods else "GET")
     except APIError as error:
-        if isinstance(error.__context__, CoseisError):
-            raise error.__context__ from error
-        _check_status(getattr(error, "status_code", None), shown)
+        check_status(getattr(error, "status_code", None), shown)
         raise unanswered(address, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputRefusedError(f"{shown} does not answer as a STAC API does ({error})") from error
-    return Content(list(records.values()), [])
+    except CoseisError:
+        raise
+    # pystac takes an answer for what it should be: one that is not ends in any kind of exception.
+    except Exception as error:
+        reason = clean_text(public_form(str(error)), REASON_LETTERS)
+        raise InputRefusedError(
+            f"{shown} does not answer as a STAC API does ({type(error).__name__}: {reason})"
+        ) from error
+    return Content(records, [])
+
+
+def _ask(address: str, query: Query, reader: DocumentReader, method: str) -> list[Record]:
+    """The items of all windows, each once."""
+    client = Client.open(address, stac_io=CheckedStacIO(reader))
+    _check_collections_api(client, query.collections, public_form(address))
+    collections: dict[str, Document] = {}
+    records: dict[tuple[str, str], Record] = {}
+    for window in query.windows:
+        search = client.search(
+            method=method,
+            collections=list(query.collections) or None,
+            bbox=list(query.bbox),
+            datetime=list(window),
+            limit=PAGE_ITEMS,
+            max_items=MAX_DOCUMENTS + 1,
+        )
+        for item in search.items_as_dicts():
+            name = str(item.get("collection") or "")
+            if name and name not in collections:
+                found = client.get_collection(name)
+                collections[name] = found.to_dict(transform_hrefs=False) if found else {}
+            base = _self_address(item) or address
+            records[name, str(item.get("id"))] = Record(item, base, collections.get(name, {}))
+            _check_count(len(records), public_form(address))
+    return list(records.values())
 
 
 def _check_collections_api(client: Client, wanted: Sequence[str], shown: str) -> None:
@@ -267,7 +245,7 @@ def _check_count(count: int, shown: str) -> None:
         )
 
 
-def _walk(address: str, document: Document, query: Query, read: _Reader) -> Content:
+def _walk(address: str, document: Document, query: Query, reader: DocumentReader) -> Content:
     """Breadth first, each level read by a few threads; the order is that of the links."""
     content = Content([], [])
     known: set[str] = set()
@@ -280,17 +258,20 @@ def _walk(address: str, document: Document, query: Query, read: _Reader) -> Cont
                 collection = node if node.get("type") == "Collection" else parent
                 known.update(str(name) for name in _collection_ids(node))
                 content.records.extend(_records(place, node, collection, query.collections))
-                links.extend((link, collection) for link in _links(place, node, query.collections))
+                for link in _links(place, node, query.collections):
+                    try:
+                        links.append((absolute_address(link, place), collection))
+                    except InputRefusedError as error:
+                        content.refused.append(_not_followed(link, error))
             links = [link for link in dict(links).items() if link[0] not in seen]
             seen.update(link for link, _ in links)
             _check_count(len(seen), public_form(address))
             level = []
             for (link, collection), answer in zip(
-                links, pool.map(lambda link: _attempt(read, link[0]), links), strict=True
+                links, pool.map(lambda link: _attempt(reader, link[0]), links), strict=True
             ):
                 if isinstance(answer, InputRefusedError):
-                    name = "/".join(public_form(link).split("/")[-2:])
-                    content.refused.append(Refused(item_id=name, reason=f"link not followed: {answer}"))
+                    content.refused.append(_not_followed(link, answer))
                 else:
                     level.append((link, answer, collection))
     missing = [name for name in query.collections if name not in known]
@@ -299,11 +280,18 @@ def _walk(address: str, document: Document, query: Query, read: _Reader) -> Cont
     return content
 
 
-def _attempt(read: _Reader, link: str) -> Document | InputRefusedError:
+def _attempt(reader: DocumentReader, link: str) -> Document | InputRefusedError:
     try:
-        return read(link)
+        return reader.read(link)
+    except TooMuchError:
+        raise
     except InputRefusedError as error:
         return error
+
+
+def _not_followed(link: str, error: InputRefusedError) -> Refused:
+    name = "/".join(public_form(link).split("/")[-2:])
+    return Refused(item_id=clean_text(name, MAX_ID), reason=f"link not followed: {error}")
 
 
 def _collection_ids(node: Document) -> Iterator[Any]:
@@ -325,7 +313,7 @@ def _records(place: str, node: Document, collection: Document, wanted: Sequence[
 
 
 def _links(place: str, node: Document, wanted: Sequence[str]) -> Iterator[str]:
-    """Addresses of the documents below: all children; the items unless their collection is not wanted."""
+    """Hrefs of the documents below: all children; the items unless their collection is not wanted."""
     rels = {"child"}
     if node.get("type") == "FeatureCollection":
         # A saved first page of a search is taken as it is; only a server is asked for the next one.
@@ -333,8 +321,8 @@ def _links(place: str, node: Document, wanted: Sequence[str]) -> Iterator[str]:
     elif node.get("type") == "Catalog" or not wanted or node.get("id") in wanted:
         rels |= {"item", "items"}
     for link in _dicts(node.get("links")):
-        if link.get("rel") in rels and link.get("href") and link.get("method", "GET") == "GET":
-            yield absolute_address(str(link["href"]), place)
+        if str(link.get("rel")) in rels and link.get("href") and link.get("method", "GET") == "GET":
+            yield str(link["href"])
 
 
 def _self_address(item: Document) -> str | None:

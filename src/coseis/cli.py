@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coseis import __version__
+from coseis.addresses import public_form
 from coseis.config import OutputConfig, SearchConfig, TerrainConfig, load_config, load_stage
 from coseis.errors import CoseisError, IncompleteError, InputRefusedError, UnreachableError
 from coseis.learn.config import LearnConfig, load_learn_config
@@ -27,6 +28,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 FORMAT_NAMES = ("geopackage", "flatgeobuf", "shapefile", "kmz", "csv")
 """Keys of `formats.FORMATS`, here so that --help needs no GDAL."""
+MESSAGE_LETTERS = 3000
+"""Longest message; what is left out is its middle, for a message ends with what to do."""
 LISTED_FAILURES = 10
 """Failed chunks that are named on the terminal; all are in run.json."""
 
@@ -52,13 +55,15 @@ def main() -> None:
 
 
 def _end(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"coseis: {_one_line(message)}", err=True)
+    click.echo(f"coseis: {_one_line(public_form(message))}", err=True)
     raise SystemExit(exit_code)
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks and terminal codes: catalogs and files are quoted in messages."""
+    """Without line breaks and terminal codes, and cut: catalogs and files are quoted in messages."""
     line = " ".join(text.split())
+    if len(line) > MESSAGE_LETTERS:
+        line = f"{line[: MESSAGE_LETTERS // 2]} ... {line[-MESSAGE_LETTERS // 2 :]}"
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticKnownError
 
+from coseis.addresses import public_form
 from coseis.errors import UsageError
 from coseis.types import MASKABLE, MASKED, MIN_INTENSITY, Value
 
@@ -45,6 +46,8 @@ def _is_scheduler(address: str) -> str:
     try:
         parts = urlsplit(address)
         complete = parts.scheme in ("tcp", "tls") and bool(parts.hostname) and bool(parts.port)
+        # It is stored with the run and shown.
+        complete = complete and "@" not in parts.netloc and not (parts.query or parts.fragment)
     except ValueError:  # the port is no number, or too large
         complete = False
     if not complete and address not in ("local", "local-cuda"):
@@ -81,6 +84,9 @@ Permission = Annotated[Literal["auto", "yes", "no"], BeforeValidator(_as_word)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 EMPTY = ("", "~", "null", None)
 """What a YAML file holds where a key has no value."""
+MAX_FILE_BYTES = 2**20
+SHOWN_LETTERS = 200
+"""Of a wrong value, in a message."""
 FILE_ONLY = "file only"
 """Marks a setting that has no option of its own: one is only wanted where a file lists several."""
 Setting = TypeVar("Setting", bound=Value)
@@ -257,6 +263,17 @@ class ClusterConfig(Value):
 class MapConfig(Value):
     """Everything that `coseis map` takes; stored, resolved, in run.json."""
 
+    @property
+    def public(self) -> "MapConfig":
+        """What is stored with the output: addresses without user names and queries, which carry secrets."""
+        catalog, dem = public_form(self.search.catalog), self.terrain.dem
+        return self.model_copy(
+            update={
+                "search": self.search.model_copy(update={"catalog": catalog}),
+                "terrain": self.terrain.model_copy(update={"dem": dem and public_form(dem)}),
+            }
+        )
+
     search: SearchConfig
     model: ModelConfig = ModelConfig()
     output: OutputConfig
@@ -350,9 +367,13 @@ def _read_yaml(config: type[Value], path: Path) -> dict[str, Any]:
     without the zone that it was written with.
     """
     try:
-        # BaseLoader makes text, lists and mappings only, so it is as safe as safe_load.
-        stages = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise ValueError(f"it is larger than {MAX_FILE_BYTES // 2**20} MiB")
+        # It makes text, lists and mappings only, so it is as safe as safe_load.
+        stages = yaml.load(text.decode("utf-8"), Loader=_PlainLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UsageError(f"config {path} cannot be read: {reason}") from error
     if not isinstance(stages, dict) and stages not in EMPTY:
@@ -373,6 +394,21 @@ def _read_yaml(config: type[Value], path: Path) -> dict[str, Any]:
         else:
             raise UsageError(f"{path}: {stage} is {settings!r}; {_shape(config)}")
     return given
+
+
+class _PlainLoader(yaml.BaseLoader):
+    """Refuses aliases: nine, each a list of nine of the one before, are a thousand million entries."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name); write the value again")
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> str:
+        text = str(super().construct_scalar(node))
+        if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+            raise yaml.YAMLError(f"it holds a text that no system can take: {text[:40]!a}")
+        return text
 
 
 def _without_empty(settings: Mapping[str, Any] | str) -> dict[str, Any]:
@@ -446,7 +482,9 @@ def _explain(
             expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
             if name == "threshold" and "than or equal to" in expected:
                 expected = "a probability from 0 to 1"
-            wrong.setdefault(f"{place} is {problem['input']!r}", []).append(expected.partition(", unable")[0])
+            given = public_form(repr(problem["input"]))
+            given = given if len(given) <= SHOWN_LETTERS else f"{given[:SHOWN_LETTERS]}..."
+            wrong.setdefault(f"{place} is {given}", []).append(expected.partition(", unable")[0])
     said = [f"{', '.join(missing)} missing"] if missing else []
     said += unknown
     said += [f"{what}; expected {' or '.join(wanted)}" for what, wanted in wrong.items()]

@@ -28,10 +28,11 @@ from coseis.addresses import (
     public_form,
 )
 from coseis.assets import is_geotiff, refuse_signature
-from coseis.catalogs import Document, Query, Record, catalog_address, read_catalog
+from coseis.catalogs import Query, Record, catalog_address, read_catalog
 from coseis.dem import Dem, DemTile, transformer
 from coseis.errors import InputRefusedError, UsageError
 from coseis.geotiff import header_of
+from coseis.items import Document, clean_fields, clean_item, provider_names
 from coseis.objects import get_object, open_store, put_object
 from coseis.types import BandSource
 
@@ -169,7 +170,11 @@ def _records_over(area: BaseGeometry, collections: Sequence[str], policy: Addres
         # A tile that is not found would be ground that is not known, and nobody would see why.
         first = content.refused[0]
         raise InputRefusedError(f"DEM {_shown(policy.catalog)}: {first.item_id}: {first.reason}")
-    return [record for record in content.records if _touches(record.item, area)]
+    records = [
+        Record(clean_item(record.item), record.address, clean_fields(record.collection))
+        for record in content.records
+    ]
+    return [record for record in records if _touches(record.item, area)]
 
 
 def _touches(item: Document, area: BaseGeometry) -> bool:
@@ -178,7 +183,7 @@ def _touches(item: Document, area: BaseGeometry) -> bool:
         numbers = [float(number) for number in item["bbox"]]
         half = len(numbers) // 2
         return bool(area.intersects(shapely.box(numbers[0], numbers[1], numbers[half], numbers[half + 1])))
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return True
 
 
@@ -202,11 +207,12 @@ def _named_asset(record: Record, policy: AddressPolicy) -> tuple[str, BandSource
             f"({', '.join(chosen or assets) or 'no GeoTIFF'}); expected one with role elevation or data"
         )
     key = chosen[0]
-    refuse_signature(f"asset {key} of DEM item {item_id}", str(assets[key]["href"]))
+    address = absolute_address(str(assets[key]["href"]), record.address)
+    refuse_signature(f"asset {key} of DEM item {item_id}", address)
     return item_id, BandSource(
         band="elevation",
         asset=key,
-        href=check_address(absolute_address(str(assets[key]["href"]), record.address), policy),
+        href=check_address(address, policy),
         index=1,
         **_numbers(item_id, assets[key]),
     )
@@ -215,7 +221,7 @@ def _named_asset(record: Record, policy: AddressPolicy) -> tuple[str, BandSource
 def _numbers(item_id: str, asset: Mapping[str, Any]) -> dict[str, float]:
     """Scale, offset and nodata where the item states them; its unit must be the metre."""
     bands = asset.get("raster:bands") or asset.get("bands") or [{}]
-    band = {**asset, **(bands[0] if isinstance(bands, list) and isinstance(bands[0], Mapping) else {})}
+    band = {**asset, **bands[0]}
     unit = band.get("unit")
     if unit not in _METRES:
         raise InputRefusedError(f"DEM item {item_id} has elevations in {unit}; expected metres")
@@ -229,9 +235,7 @@ def _numbers(item_id: str, asset: Mapping[str, Any]) -> dict[str, float]:
 
 def _attribution(record: Record) -> str:
     """Names of the providers, as for scenes."""
-    properties = record.item.get("properties") or {}
-    providers = properties.get("providers") or record.collection.get("providers") or []
-    return ", ".join(str(provider["name"]) for provider in providers if "name" in provider)
+    return provider_names(record.item["properties"].get("providers") or record.collection.get("providers"))
 
 
 def _inspect(name: str, source: BandSource, policy: AddressPolicy) -> DemTile:

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
 from shapely.errors import GEOSException
 from shapely.geometry.base import BaseGeometry
 
 from coseis.errors import UsageError
 from coseis.types import PHASES, Phase, Scene, Value
 from coseis.usgs import UsgsEvent
+from coseis.vectors import read_features
 
 PRE_DAYS = 365
 """Default pre window: a whole year before the event, so that a scene of the same season is in it."""
 POST_DAYS = 180
 """Default post window: half a year after the event; later, scars green over and new slides come in."""
+
+MAX_AOI_VERTICES = 500_000
+"""It goes to every worker with the plan; a million vertices take 25 MB of JSON. Coastlines have thousands."""
 
 Window = tuple[AwareDatetime, AwareDatetime]
 """Start and end of a search window, both with a zone; the start is earlier than the end."""
@@ -129,9 +131,9 @@ def read_event(
     Args:
         time: ISO 8601 with a zone. A naive time is refused: read as local time or as UTC it would put
             scenes of the same day on the wrong side of the event. None: that of `usgs`.
-        aoi: `west,south,east,north` in degrees, or a vector file that pyogrio reads (GeoJSON, GeoPackage,
-            shapefile, ...) in any CRS; its polygons are joined, made valid and brought to longitude and
-            latitude.
+        aoi: `west,south,east,north` in degrees, or a vector file (GeoJSON, GeoPackage, shapefile, also
+            zipped, FlatGeobuf, GeoParquet) in any CRS; its polygons are joined, made valid and brought to
+            longitude and latitude.
         pre: ISO interval `start/end`; a date alone is a whole UTC day. Default: PRE_DAYS up to the event.
         post: The same after the event. Default: POST_DAYS.
         usgs: What a file of the USGS says of the event; what the user says goes first.
@@ -249,13 +251,17 @@ def _box_area(box: tuple[float, ...]) -> BaseGeometry:
 
 def _read_area_file(path: Path) -> BaseGeometry:
     try:
-        layers = [str(name) for name, geometry_type in pyogrio.list_layers(path) if geometry_type is not None]
-        if len(layers) != 1:
-            raise ValueError(f"AOI file has {len(layers)} layers with geometry {layers}; expected one")
-        frame = pyogrio.read_dataframe(path, layer=layers[0], columns=[], force_2d=True)
-    except (DataSourceError, DataLayerError, FeatureError, GeometryError, GEOSException) as error:
-        raise ValueError(f"AOI file cannot be read as vector data ({error})") from error
-    geometry = frame.geometry.dropna()
+        features = read_features(path)
+    except ValueError as error:
+        raise ValueError(f"AOI file cannot be read as vector data: {error}") from error
+    vertices = int(shapely.get_num_coordinates(features.shapes.to_numpy()).sum())
+    if vertices > MAX_AOI_VERTICES:
+        raise ValueError(
+            f"AOI file has {vertices} vertices; expected at most {MAX_AOI_VERTICES}: simplify it, "
+            "e.g. `ogr2ogr -simplify 0.0001 out.gpkg in.gpkg`"
+        )
+    frame = features.shapes
+    geometry = frame.dropna()
     types = sorted(set(geometry.geom_type))
     if not types:
         raise ValueError("AOI file is empty")

@@ -19,6 +19,8 @@ from coseis.types import LABEL_IGNORE
 
 UintArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
+DRIVER = "GTiff"
+"""Forced: of a file that names other files, such as a VRT, GDAL would read those."""
 SAMPLE_PX = 4096
 """Longest side of the sample in which the classes of a label raster are counted."""
 
@@ -32,7 +34,7 @@ class RasterLabels:
     def mask(self, geobox: GeoBox) -> UintArray:
         """The label under each pixel's centre, so nearest neighbour and alike for any block; uint8 (y, x)."""
         mask = np.full(geobox.shape, LABEL_IGNORE, dtype=np.uint8)
-        with rasterio.open(self.path) as source:
+        with rasterio.open(self.path, driver=DRIVER) as source:
             rows, columns = _source_pixels(geobox, source)
             inside = (rows >= 0) & (rows < source.height) & (columns >= 0) & (columns < source.width)
             if not inside.any():
@@ -53,8 +55,9 @@ def open_raster(path: Path, geobox: GeoBox) -> RasterLabels:
     Raises:
         UsageError: Not readable, of several bands or classes, without CRS, or somewhere else.
     """
+    path = path.resolve()
     try:
-        with rasterio.open(path) as source:
+        with rasterio.open(path, driver=DRIVER) as source:
             if source.count != 1:
                 raise UsageError(
                     f"label raster {path} has {source.count} bands; expected one, 0 being background"

@@ -9,7 +9,6 @@ from typing import Literal, Protocol, Self
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pydantic import Field, NonNegativeInt, model_validator
@@ -20,11 +19,10 @@ from coseis.errors import UsageError
 from coseis.grid import crs_of
 from coseis.label_rasters import RasterLabels, elsewhere, open_raster
 from coseis.types import LABEL_IGNORE, Value
+from coseis.vectors import SUFFIXES, Features, read_features
 
 UintArray = npt.NDArray[np.uint8]
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
-VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".json", ".shp", ".zip", ".fgb"})
-PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 BLOCK_PX = 512
 """Polygons are burnt in whole blocks of the grid: GDAL cuts outlines at the border of the array that it burns
 into and rounds there, so that by the rule all_touched a window would now and then miss a pixel."""
@@ -219,7 +217,7 @@ def open_labels(
     """
     config = config or LabelConfig()
     ignored = None if ignore is None else _open_ignored(Path(ignore), geobox, config)
-    path = _checked_path(Path(path), RASTER_SUFFIXES | VECTOR_SUFFIXES | PARQUET_SUFFIXES)
+    path = _checked_path(Path(path), RASTER_SUFFIXES | SUFFIXES)
     if path.suffix.lower() not in RASTER_SUFFIXES:
         return GridLabels(geobox, _open_polygons(path, geobox, config), ignored)
     if config.solid_px or config.class_field is not None or config.rule != "centre":
@@ -243,28 +241,28 @@ def _checked_path(path: Path, suffixes: frozenset[str]) -> Path:
 
 
 def _open_polygons(path: Path, geobox: GeoBox, config: LabelConfig) -> PolygonLabels:
-    frame = _read_frame(path)
-    names = _class_names(path, frame, config)
-    return _prepare_polygons(path, frame.geometry, names, config.values, geobox, config)
+    features = _read(path, config.class_field)
+    names = _class_names(path, features, config)
+    return _prepare_polygons(path, features.shapes, names, config.values, geobox, config)
 
 
 def _open_ignored(path: Path, geobox: GeoBox, config: LabelConfig) -> PolygonLabels:
-    frame = _read_frame(_checked_path(path, VECTOR_SUFFIXES | PARQUET_SUFFIXES))
-    names = np.full(len(frame), "ignored", dtype=object)
+    shapes = _read(_checked_path(path, SUFFIXES), None).shapes
+    names = np.full(len(shapes), "ignored", dtype=object)
     as_drawn = LabelConfig(rule=config.rule)
-    return _prepare_polygons(path, frame.geometry, names, {"ignored": LABEL_IGNORE}, geobox, as_drawn)
+    return _prepare_polygons(path, shapes, names, {"ignored": LABEL_IGNORE}, geobox, as_drawn)
 
 
-def _class_names(path: Path, frame: gpd.GeoDataFrame, config: LabelConfig) -> npt.NDArray[np.object_]:
+def _class_names(path: Path, features: Features, config: LabelConfig) -> npt.NDArray[np.object_]:
     """Class of each polygon, str (polygon,)."""
     if config.class_field is None:
-        return np.full(len(frame), config.classes[0], dtype=object)
-    if config.class_field not in frame.columns:
-        fields = ", ".join(str(name) for name in frame.columns.drop(frame.geometry.name))
+        return np.full(len(features.shapes), config.classes[0], dtype=object)
+    if config.class_field not in features.fields:
         raise UsageError(
-            f"labels {path} have no attribute {config.class_field}; they have {fields or 'none'}"
+            f"labels {path} have no attribute {config.class_field}; they have "
+            f"{', '.join(features.fields) or 'none'}"
         )
-    column = frame[config.class_field]
+    column = features.values
     # A whole number beside a missing one is read as 2.0.
     names = np.array(["" if value != value or value is None else _name_of(value) for value in column], object)
     unknown = sorted(set(names) - config.values.keys())
@@ -341,21 +339,11 @@ def _check_place(path: Path, shapes: gpd.GeoSeries) -> None:
         )
 
 
-def _read_frame(path: Path) -> gpd.GeoDataFrame:
+def _read(path: Path, field: str | None) -> Features:
     try:
-        if path.suffix.lower() in PARQUET_SUFFIXES:
-            return gpd.read_parquet(path)
-        layers = [str(name) for name, geometry_type in pyogrio.list_layers(path) if geometry_type is not None]
-        if len(layers) != 1:
-            raise UsageError(
-                f"labels {path} hold {len(layers)} layers with geometry ({', '.join(layers)}); expected one"
-            )
-        frame = gpd.read_file(path, layer=layers[0])
-    except (OSError, ValueError, pyogrio.errors.DataSourceError) as error:
+        return read_features(path, field)
+    except ValueError as error:
         raise UsageError(f"labels {path} cannot be read: {error}") from error
-    if not isinstance(frame, gpd.GeoDataFrame):
-        raise UsageError(f"labels {path} hold no geometry; expected polygons")
-    return frame
 
 
 def _origin_on(grid: GeoBox, geobox: GeoBox) -> tuple[int, int]:

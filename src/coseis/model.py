@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import threading
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -30,8 +32,12 @@ WEIGHTS_NAME = "weights.h5"
 CORE_MARGIN_PX = 2
 """Around the core that a network of `core_only` delivers."""
 MAX_FILE_BYTES = 1 << 30
-"""Largest card or weights file that is read: eight times the float32 weights of 64 base filters."""
+"""Largest weights file that is read: eight times the float32 weights of 64 base filters."""
+MAX_CARD_BYTES = 1 << 20
+BYTES_PER_PARAMETER = 2
+"""Least, as float16."""
 
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _networks: dict[tuple[object, ...], keras.Model] = {}
 _networks_lock = threading.Lock()
 
@@ -74,6 +80,7 @@ class Model(Value):
         with _networks_lock:
             if key not in _networks:
                 weights = _checked_weights(self.path, card)
+                _check_parameters(weights, card, self.path)
                 network = build_unet(card, precision=precision, random_weights=False, core_only=core_only)
                 _set_weights(network, weights, self.path)
                 _networks[key] = network
@@ -290,25 +297,34 @@ def _shipped_model_path() -> Path:
 
 
 def _read_file(path: Path, name: str) -> bytes:
-    """One file of a model folder or ZIP; the size is checked first, so that a bomb is refused unread."""
+    """One file of a model folder or ZIP, and no other: nothing is unpacked, so no name leads anywhere."""
     try:
         if path.is_dir():
-            size = (path / name).stat().st_size
-            _check_size(path / name, size)
-            return (path / name).read_bytes()
+            with (path / name).open("rb") as file:
+                return _read_bounded(file, path / name, name)
         with zipfile.ZipFile(path) as archive:
-            _check_size(path / name, archive.getinfo(name).file_size)
-            return archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+            _check_size(path / name, archive.getinfo(name).file_size, name)
+            with archive.open(name) as file:
+                return _read_bounded(file, path / name, name)
+    # Of a ZIP file: damaged or cut off, encrypted, or packed in a way that is not known.
+    except (OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, *_DAMAGED) as error:
         raise UsageError(
             f"no model at {path}: expected a folder or ZIP file with {CARD_NAME} and {WEIGHTS_NAME}, "
             f"but {name} could not be read ({type(error).__name__}: {error})"
         ) from error
 
 
-def _check_size(path: Path, size_bytes: int) -> None:
-    if size_bytes > MAX_FILE_BYTES:
-        raise UsageError(f"{path} has {size_bytes} bytes; a model's file has at most {MAX_FILE_BYTES}")
+def _read_bounded(file: IO[bytes], path: Path, name: str) -> bytes:
+    """One byte more than is allowed tells a file that is too large, whatever size it states."""
+    content = file.read((MAX_CARD_BYTES if name == CARD_NAME else MAX_FILE_BYTES) + 1)
+    _check_size(path, len(content), name)
+    return content
+
+
+def _check_size(path: Path, size_bytes: int, name: str) -> None:
+    most = MAX_CARD_BYTES if name == CARD_NAME else MAX_FILE_BYTES
+    if size_bytes > most:
+        raise UsageError(f"{path} has {size_bytes} bytes or more; a model's has at most {most}")
 
 
 def _checked_weights(path: Path, card: ModelCard) -> bytes:
@@ -320,6 +336,15 @@ def _checked_weights(path: Path, card: ModelCard) -> bytes:
             f"{card.weights_sha256}: the file was changed or belongs to another card; fetch both again"
         )
     return weights
+
+
+def _check_parameters(weights: bytes, card: ModelCard, path: Path) -> None:
+    """Refuses, before it is built, a network that the file is too small for: it would fill the memory."""
+    if len(weights) < BYTES_PER_PARAMETER * card.parameters:
+        raise UsageError(
+            f"{path / WEIGHTS_NAME} has {len(weights)} bytes, but the network of {card.name} needs "
+            f"{card.parameters} parameters of {BYTES_PER_PARAMETER} bytes or more: it belongs to another card"
+        )
 
 
 def _set_weights(network: keras.Model, weights: bytes, path: Path) -> None:
@@ -343,8 +368,11 @@ def _set_weights(network: keras.Model, weights: bytes, path: Path) -> None:
                         f"{path / WEIGHTS_NAME}: {name} has shape {dataset.shape}, but the card's "
                         f"network needs {tuple(variable.shape)}"
                     )
-                variable.assign(np.asarray(dataset, dtype=np.float32))
-    except (OSError, RuntimeError) as error:
+                values = np.asarray(dataset, dtype=np.float32)
+                if not np.isfinite(values).all():
+                    raise UsageError(f"{path / WEIGHTS_NAME}: {name} holds a number that is not finite")
+                variable.assign(values)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path / WEIGHTS_NAME} is not readable HDF5: {error}") from error
 
 
@@ -374,4 +402,7 @@ def _plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
         raise UsageError(f"weights: {name} is not a plain dataset; links and external storage are refused")
     if dataset.dtype.kind != "f":
         raise UsageError(f"weights: {name} is {dataset.dtype}; expected float16 or float32")
+    # Not chunked, so not packed either: what is read has been counted already.
+    if dataset.chunks is not None or dataset.id.get_storage_size() != dataset.nbytes:
+        raise UsageError(f"weights: {name} is packed or not there; expected plain numbers")
     return dataset

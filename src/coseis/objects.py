@@ -63,6 +63,10 @@ def open_store(uri: str, *, prove_writable: bool = False, must_exist: bool = Fal
         return obstore.store.LocalStore(_writable_folder(local_path(uri)))
     if scheme not in BUCKETS:
         raise UsageError(f"output {public_form(uri)!r} is none of a path, s3://, gs:// or az://")
+    if public_form(uri) != uri:
+        raise UsageError(
+            f"output {public_form(uri)!r} holds a user name or a query; give credentials in the environment"
+        )
     allow_http = scheme == "s3" and s3_endpoint(os.environ).startswith("http://")
     try:
         store = obstore.store.from_url(

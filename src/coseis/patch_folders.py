@@ -18,7 +18,7 @@ from coseis.features import normalize_intensity
 from coseis.labels import open_labels
 from coseis.model import Model
 from coseis.predict import predict_features, ready_network, to_codes
-from coseis.training.patches import Patch, as_intensity, scene_percentiles
+from coseis.training.patches import IMAGE_DRIVER, Patch, as_intensity, scene_percentiles
 from coseis.types import CODE_FILL, CODE_SCALE, LABEL_IGNORE, least_code
 from coseis.windows import HALO_PX, MAX_CORE_PX
 
@@ -113,7 +113,7 @@ def _read_images(folder: Path, card: ModelCard) -> list[_Image]:
 def _read_image(path: Path, card: ModelCard, *, most_px: int | None = None) -> _Image:
     """An image in the model's bands; decimated to at most so many pixels a side if asked for."""
     try:
-        with rasterio.open(path) as source:
+        with rasterio.open(path, driver=IMAGE_DRIVER) as source:
             if source.count != len(card.bands) or source.dtypes[0] != "uint8" or card.phases != ("post",):
                 raise UsageError(
                     f"{path} has {source.count} bands of {source.dtypes[0]}; model {card.name} expects 8-bit "

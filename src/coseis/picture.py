@@ -30,6 +30,8 @@ MAX_HEIGHT_PX = 2400
 DPI = 160
 MISSING_GREY = 200
 """Display value of a pixel without reflectance."""
+ATTRIBUTION_LETTERS = 300
+"""A line of the picture; item.json has all of it."""
 OUTLINE = "#ffe11a"
 """Yellow stands out from brown scars, green forest and grey roads alike."""
 EDGE = withStroke(linewidth=2, foreground="black", alpha=0.55)
@@ -311,7 +313,9 @@ def _draw_label(axes: Axes, x: float, y: float, text: str, *, size: float, ha: s
 def _write_margins(figure: Figure, frame: Frame, title: str, entries: list[Artist], attribution: str) -> None:
     """Title above; legend and attribution below."""
     left = frame.left / frame.width
-    figure.text(left, 1 - frame.top / 2 / frame.height, title, size=13, weight="bold", va="center")
+    figure.text(
+        left, 1 - frame.top / 2 / frame.height, title, size=13, weight="bold", va="center", parse_math=False
+    )
     figure.legend(
         handles=entries,
         loc="lower left",
@@ -322,7 +326,11 @@ def _write_margins(figure: Figure, frame: Frame, title: str, entries: list[Artis
         frameon=False,
         fontsize=8 if len(entries) <= 6 else 6,
     )
-    figure.text(left, 10 / frame.height, attribution, size=6, color="0.35", va="bottom")
+    # Names come from catalogs: between two dollars matplotlib would read TeX, and raise where it is none.
+    shown = (
+        attribution if len(attribution) <= ATTRIBUTION_LETTERS else f"{attribution[:ATTRIBUTION_LETTERS]}..."
+    )
+    figure.text(left, 10 / frame.height, shown, size=6, color="0.35", va="bottom", parse_math=False)
 
 
 def _crs(geobox: GeoBox) -> CRS:

@@ -290,7 +290,7 @@ def freeze_plan(plan: Plan, config: MapConfig, store: ObjectStore) -> bool:
     text = plan.model_dump_json(indent=1).encode()
     counts = create_object(store, ITEMS, text) or get_object(store, ITEMS) == text
     if counts:
-        put_object(store, CONFIG, config.model_dump_json(indent=1).encode())
+        put_object(store, CONFIG, config.public.model_dump_json(indent=1).encode())
     return counts
 
 

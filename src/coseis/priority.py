@@ -16,6 +16,9 @@ from coseis.errors import UsageError
 from coseis.grid import crs_of
 from coseis.windows import Chunk
 
+DRIVERS = {".asc": "AAIGrid", ".flt": "EHdr"}
+"""By the ending of a name; what is not here is a GeoTIFF. No format that names other files."""
+
 
 def order_chunks(chunks: Sequence[Chunk], geobox: GeoBox, first: str | None) -> list[Chunk]:
     """The chunks by what is wanted first; of equals, and without a wish, row by row.
@@ -57,9 +60,10 @@ def _strongest(chunks: Sequence[Chunk], geobox: GeoBox, path: str) -> NDArray[np
     """The raster's value at the middle of each chunk, -inf where it has none."""
     if not Path(path).is_file():
         raise UsageError(f"first {path!r} is neither longitude,latitude in degrees nor a raster file")
+    driver = DRIVERS.get(Path(path).suffix.lower(), "GTiff")
     try:
         with (
-            rasterio.open(path) as source,
+            rasterio.open(Path(path).resolve(), driver=driver) as source,
             WarpedVRT(source, crs=crs_of(geobox).wkt, resampling=Resampling.nearest) as raster,
         ):
             middles = [geobox.affine @ (c.x0 + c.width / 2, c.y0 + c.height / 2) for c in chunks]

@@ -5,6 +5,7 @@ write local files only, and is then uploaded in one atomic step: a reader sees t
 """
 
 import gzip
+import html
 import json
 import re
 import shutil
@@ -59,6 +60,8 @@ RUN_COLUMNS = {
 }
 """What a run knows beside: `polygonize` on a lone array does not."""
 
+ATTRIBUTION_LETTERS = 10_000
+"""It is an argument of tippecanoe, which the system bounds to 128 KiB; item.json has all of it."""
 COPY_PX = 4096
 """Side of the windows that `write_cog` asks for: a multiple of the 512 px tiles, 16 MiB a band in uint8."""
 
@@ -253,6 +256,8 @@ def write_tiles(
     if not 0 <= min_zoom <= max_zoom <= 20:
         raise UsageError(f"zoom levels {min_zoom} to {max_zoom} are no range; expected 0 <= min <= max <= 20")
     inventory = _typed_inventory(polygons)
+    # Viewers show an archive's attribution as HTML; ours is names, which catalogs give.
+    attribution = html.escape(attribution[:ATTRIBUTION_LETTERS])
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tiles.pmtiles"
         if inventory.empty:

@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
+from coseis.addresses import public_form
 from coseis.alignment import SHIFTS
 from coseis.change import CHANGES
 from coseis.config import MapConfig
@@ -233,7 +234,7 @@ def failed_chunk(plan: Plan, chunk: Chunk, reason: str | None) -> FailedChunk:
     return FailedChunk(
         chunk=chunk.name,
         crs=plan.identity.crs,
-        reason=reason or "it was never computed",
+        reason=public_form(reason or "it was never computed"),
         aoi_px=aoi_px,
         tried=reason is not None,
     )
@@ -429,7 +430,7 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
     return RunReport(
         identity=plan.identity,
         identity_digest=plan.identity.digest(),
-        config=config,
+        config=config.public,
         forced_resolution=plan.forced_resolution,
         threshold=outcome.threshold,
         landslide_count=len(of_event),

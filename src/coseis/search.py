@@ -26,6 +26,7 @@ from coseis.assets import MissingBandsError, resolve_assets
 from coseis.catalogs import Content, Query, Record, catalog_address, read_catalog
 from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, Refused, to_geojson
+from coseis.items import clean_fields, clean_item, provider_names, shown_id
 from coseis.season import order_scenes, why_snowy, why_unlike
 from coseis.types import PHASES, InputKind, Phase, Scene, Value
 
@@ -35,6 +36,10 @@ SNOW_FIELDS = ("eo:snow_cover", "pl:snow_ice_percent", "snow_ice_percent")
 """Percent; the last as in Planet's Data API."""
 NAMED_ITEMS = 3
 """Refused items that a message names; all are in Found.refused."""
+MAX_FOOTPRINT_VERTICES = 10_000
+"""It goes to every worker; those of real scenes have 5 to 100."""
+MOST_DEGREES = 540
+"""Footprints across the antimeridian count on beyond 180."""
 EQUAL_AREA = "EPSG:6933"
 """Cylindrical, so that edges along meridians and parallels stay straight."""
 
@@ -199,15 +204,17 @@ def _select(
     refused = list(content.refused)
     tally: Counter[str] = Counter()
     forbidden: dict[str, str] = {}
-    unique = {(r.item.get("collection"), str(r.item.get("id"))): r for r in content.records}
-    for (_, item_id), record in unique.items():
-        tally["seen"] += 1
+    tally["seen"] = len(content.records)
+    for (_, item_id), record in _clean(content.records, refused, tally).items():
         candidate = _examine(record, event, aoi, filters)
         if isinstance(candidate, _Candidate):
             try:
                 scenes.append(_build_scene(candidate, bands, filters.kinds, policy))
             except AddressRefusedError as error:
-                forbidden.setdefault(error.host, f"item {item_id}: {error}")
+                if error.host:
+                    forbidden.setdefault(error.host, f"item {item_id}: {error}")
+                else:
+                    candidate = _LeftOut("without usable assets", str(error))
             except MissingBandsError as error:
                 candidate = _LeftOut(WITHOUT_BANDS, str(error))
             except InputRefusedError as error:
@@ -220,17 +227,36 @@ def _select(
     if forbidden:
         # All hosts at once, so that the user decides once.
         raise InputRefusedError("; ".join(forbidden.values()) + "; or leave such items out: --exclude ID")
-    for item_id in sorted(set(filters.exclude) - {item_id for _, item_id in unique}):
+    known = {item.item.get("id") for item in content.records if isinstance(item.item.get("id"), str)}
+    for item_id in sorted(set(filters.exclude) - known):
         refused.append(Refused(item_id=item_id, reason="it is excluded, but no such item was found"))
     tally["used"] = len(scenes)
     scenes = order_scenes(scenes, event.time, aoi)
     return [s.model_copy(update={"index": index}) for index, s in enumerate(scenes)], refused, tally
 
 
+def _clean(
+    records: Sequence[Record], refused: list[Refused], tally: Counter[str]
+) -> dict[tuple[str, str], Record]:
+    """The records by collection and id, each once, their items and collections plain."""
+    unique: dict[tuple[str, str], Record] = {}
+    for record in records:
+        try:
+            item = clean_item(record.item)
+        except InputRefusedError as error:
+            refused.append(Refused(item_id=shown_id(record.item), reason=str(error)))
+            tally["without a usable id"] += 1
+            continue
+        key = item.get("collection", ""), item["id"]
+        tally["seen"] -= key in unique
+        unique[key] = Record(item, record.address, clean_fields(record.collection))
+    return unique
+
+
 def _examine(
     record: Record, event: Event, aoi: BaseGeometry, filters: SearchFilters
 ) -> _Candidate | _LeftOut:
-    item_id, properties = str(record.item.get("id")), _properties(record)
+    item_id, properties = record.item["id"], record.item["properties"]
     footprint = _footprint(record.item)
     if footprint is None:
         return _LeftOut("without a footprint", "it has neither a readable geometry nor a bbox")
@@ -268,16 +294,16 @@ def _build_scene(
     candidate: _Candidate, bands: Sequence[str], kinds: Sequence[InputKind], policy: AddressPolicy
 ) -> Scene:
     item, base, collection = candidate.record
-    properties = _properties(candidate.record)
+    properties = item["properties"]
     resolved = resolve_assets(
         item, bands, kinds, admit=lambda href: check_address(absolute_address(href, base), policy)
     )
-    providers = properties.get("providers") or collection.get("providers") or []
+    providers = provider_names(properties.get("providers") or collection.get("providers"))
     name = item.get("collection") or collection.get("id")
     licence = properties.get("license") or collection.get("license")
     return Scene(
         index=0,  # given when all scenes are in order
-        item_id=str(item.get("id")),
+        item_id=item["id"],
         collection=str(name) if name else None,
         phase=candidate.phase,
         kind=resolved.kind,
@@ -288,7 +314,7 @@ def _build_scene(
         resolution_m=resolved.resolution_m,
         geometry=to_geojson(candidate.footprint),
         udm2=resolved.udm2,
-        attribution=", ".join(str(provider["name"]) for provider in providers if "name" in provider) or None,
+        attribution=providers or None,
         licence=str(licence) if licence else None,
         level=resolved.level,
         sun_azimuth_deg=_degrees(properties, "view:sun_azimuth"),
@@ -296,23 +322,23 @@ def _build_scene(
     )
 
 
-def _properties(record: Record) -> dict[str, Any]:
-    properties = record.item.get("properties")
-    return properties if isinstance(properties, dict) else {}
-
-
 def _footprint(item: dict[str, Any]) -> BaseGeometry | None:
     try:
         if item.get("geometry"):
             footprint = shapely.from_geojson(json.dumps(item["geometry"]))
-            # The default would keep a spike as a line, in a collection that no grid understands.
-            footprint = shapely.make_valid(footprint, method="structure", keep_collapsed=False)
         else:
             numbers = [float(number) for number in item["bbox"]]
             corner = len(numbers) // 2  # a bbox may have heights
             footprint = shapely.box(numbers[0], numbers[1], numbers[corner], numbers[corner + 1])
-    except (ValueError, TypeError, LookupError, GEOSException):
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, GEOSException):
         return None
+    sides = np.abs(shapely.bounds(footprint))
+    # NaN, of what is empty or holds one, is not within either.
+    within = bool((sides <= MOST_DEGREES).all())
+    if not within or shapely.get_num_coordinates(footprint) > MAX_FOOTPRINT_VERTICES:
+        return None
+    # The default would keep a spike as a line, in a collection that no grid understands.
+    footprint = shapely.make_valid(footprint, method="structure", keep_collapsed=False)
     if footprint.geom_type not in ("Polygon", "MultiPolygon") or footprint.area == 0:
         return None
     return shapely.force_2d(footprint)
@@ -324,11 +350,12 @@ def _interval(properties: dict[str, Any]) -> tuple[datetime, datetime] | None:
     ends = (moment, moment) if moment else (properties.get("start_datetime"), properties.get("end_datetime"))
     try:
         start, end = (datetime.fromisoformat(str(text)) for text in ends)
-    except ValueError:
+        # STAC times are UTC, said or not.
+        start, end = (time if time.tzinfo else time.replace(tzinfo=UTC) for time in (start, end))
+        start, end = start.astimezone(UTC), end.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    # STAC times are UTC, said or not.
-    start, end = (time if time.tzinfo else time.replace(tzinfo=UTC) for time in (start, end))
-    return (start.astimezone(UTC), end.astimezone(UTC)) if start <= end else None
+    return (start, end) if start <= end else None
 
 
 def _percent(properties: dict[str, Any], names: Sequence[str]) -> float | None:
@@ -386,7 +413,7 @@ def _why_no_bands(bands: Sequence[str], refused: Sequence[Refused], searched: st
 
 
 def _check_included(include: Sequence[str], records: Sequence[Record], searched: str) -> None:
-    known = {str(record.item.get("id")) for record in records}
+    known = {record.item.get("id") for record in records if isinstance(record.item.get("id"), str)}
     missing = [item_id for item_id in include if item_id not in known]
     if missing:
         raise InputRefusedError(f"no item {', '.join(missing)} to include. Searched {searched}")

@@ -10,11 +10,12 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore
+from obstore.store import LocalStore, ObjectStore
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
@@ -29,6 +30,12 @@ SERVED = frozenset(
     [name for name in OUTPUTS if not name.endswith(".zarr")] + [name for name, _ in page_files()]
 )
 """What is served, by name: nothing else of the run, whatever a request says."""
+POLICY = (
+    "default-src 'none'; script-src 'self'; worker-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; style-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Of index.html, and that no other page may show it in a frame."""
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 PART_BYTES = 2**20
 """A whole file is sent in parts of this size."""
@@ -123,13 +130,15 @@ class _File(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("Cache-Control", "no-cache")
+        # The page says the same of itself; a run that somebody else sent may bring another page.
+        self.set_header("Content-Security-Policy", POLICY)
 
     async def head(self, path: str) -> None:
         await self.get(path)
 
     async def get(self, path: str) -> None:
         key = path or PAGE
-        if key not in SERVED:
+        if key not in SERVED or not _is_inside(self._store, key):
             self._end(404)
             return
         try:
@@ -185,6 +194,14 @@ class _File(RequestHandler):
 
     def compute_etag(self) -> None:
         """Tornado's own is of the body; ours is the store's."""
+
+
+def _is_inside(store: ObjectStore, key: str) -> bool:
+    """Whether a file is one of the run's folder, not a link to another of this machine; true in a bucket."""
+    if not isinstance(store, LocalStore) or store.prefix is None:
+        return True
+    root = Path(store.prefix).resolve()
+    return (root / key).resolve().is_relative_to(root)
 
 
 async def _serve_until_interrupted(run: str, port: int, tell: Callable[[str], None]) -> None:

@@ -14,6 +14,9 @@ from coseis.errors import UsageError
 from coseis.training.sources import Cells, FloatArray, Square, UintArray, count_cells
 from coseis.types import LABEL_IGNORE
 
+IMAGE_DRIVER = "GTiff"
+"""Forced: of a file that names other files GDAL would read those."""
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -204,7 +207,7 @@ def _binary(labels: npt.NDArray[np.generic]) -> UintArray:
 def _read_image(path: str | Path) -> UintArray:
     """uint8 (y, x, band); 0 where an internal mask says nodata."""
     try:
-        with rasterio.open(path) as source:
+        with rasterio.open(path, driver=IMAGE_DRIVER) as source:
             image = source.read()
             if image.dtype != np.uint8:
                 raise UsageError(f"{path} is {image.dtype}; expected 8-bit")
