@@ -7,6 +7,7 @@ With FILE it does so once: the file is made, and where it is, the chunk is as an
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,17 @@ def hog() -> None:
         held.append(os.urandom(HOG_BYTES))
 
 
+def hang() -> None:
+    threading.Event().wait()
+
+
 def unreachable() -> None:
     raise UnreachableError("COG server does not answer")
 
 
-HARMS: dict[str, Callable[[], None]] = {harm.__name__: harm for harm in (segfault, starve, hog, unreachable)}
+HARMS: dict[str, Callable[[], None]] = {
+    harm.__name__: harm for harm in (segfault, starve, hog, hang, unreachable)
+}
 
 
 def dask_setup(worker: object) -> None:

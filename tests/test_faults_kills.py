@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +39,9 @@ CHUNKS, CHUNK_PX = 25, 112
 PAUSE_S = 0.05
 """Each prediction of a worker: 25 chunks of two phases on four threads take a second."""
 HERE = Path(__file__).parent
+DEADLY = "2_3"
+NEIGHBOURS = ("--no-nanny", "--preload", HERE / "deadly_chunk.py")
+"""For a chunk that does harm, and workers with others beside it."""
 
 
 @pytest.fixture(scope="module")
@@ -263,27 +265,32 @@ def test_sigterm_to_the_client(scene, cluster, equal, tmp_path, seed):
     note_fault("client", "SIGTERM", Outcome.EQUAL)
 
 
+def hanging(new_cluster, scene, tmp_path, grace_s):
+    """A run with a chunk in hand that never ends, and its output."""
+    begun, out = tmp_path / "begun", tmp_path / "run"
+    slow = new_cluster(options=NEIGHBOURS, COSEIS_DEADLY=f"{DEADLY} hang {begun}")
+    run = scene.predict(out, slow, "--grace-s", grace_s)
+    until(lambda: begun.exists() or run.ended.is_set(), "the chunk")
+    return run, out
+
+
 def test_sigterm_abandons_what_does_not_end_in_time(scene, new_cluster, cluster, equal, tmp_path):
-    slow = new_cluster(COSEIS_FAKE_PAUSE_S=600)
-    run = scene.predict(tmp_path, slow, "--grace-s", 0.5)
-    until(lambda: (tmp_path / "probability.zarr").exists(), "the predicting")
+    run, out = hanging(new_cluster, scene, tmp_path, 0.5)
     run.kill(signal.SIGTERM)
     ends_with(run, 75, re.escape(REASON))
-    goes_on(scene, tmp_path, cluster)
-    equal(tmp_path)
+    goes_on(scene, out, cluster)
+    equal(out)
     note_fault("client", "SIGTERM, chunks that do not end in time", Outcome.EQUAL)
 
 
 def test_a_second_sigterm_ends_at_once(scene, new_cluster, cluster, equal, tmp_path):
-    slow = new_cluster(COSEIS_FAKE_PAUSE_S=600)
-    run = scene.predict(tmp_path, slow, "--grace-s", 600)
-    until(lambda: (tmp_path / "probability.zarr").exists(), "the predicting")
+    run, out = hanging(new_cluster, scene, tmp_path, 600)
     run.kill(signal.SIGTERM)
     until(lambda: not catches(run.pid, signal.SIGTERM), "the first signal")
     run.kill(signal.SIGTERM)
     assert run.wait() == -signal.SIGTERM
-    goes_on(scene, tmp_path, cluster)
-    equal(tmp_path)
+    goes_on(scene, out, cluster)
+    equal(out)
     note_fault("client", "SIGTERM, twice", Outcome.EQUAL)
 
 
@@ -335,7 +342,7 @@ def test_all_workers_leave(scene, new_cluster, equal, tmp_path):
     never = scene.predict(tmp_path, left, "--resume", "--worker-timeout-s", 1)
     ends_with(never, 75, "no worker joined the scheduler within 1 s")
     back = scene.predict(tmp_path, left, "--resume")
-    until(lambda: "map" and left.tend() and back.ended.is_set(), "the run")
+    until(lambda: left.tend() and back.ended.is_set(), "the run")
     assert back.wait() == 0, back.said()
     equal(tmp_path)
     note_fault("worker", "all leave", Outcome.EQUAL)
@@ -376,9 +383,6 @@ def session(leader):
 
 
 # A chunk that does harm
-
-DEADLY = "2_3"
-NEIGHBOURS = ("--no-nanny", "--preload", HERE / "deadly_chunk.py")
 
 
 @pytest.mark.parametrize(
@@ -548,9 +552,8 @@ def test_the_shipped_model_survives_each_kill(event, scene, tmp_path):
         run.wait()
         cluster.close()
         cluster = Cluster(forks, tmp_path, workers=1)
-        with ThreadPoolExecutor(1):
-            last = real.map(out, cluster, "--resume")
-            assert last.wait() == 0, last.said()
+        last = real.map(out, cluster, "--resume")
+        assert last.wait() == 0, last.said()
         assert records(out) == CHUNKS // 5
         assert_equal_arrays(arrays_of(tmp_path / "undisturbed"), arrays_of(out))
     for part in ("client", "worker", "scheduler"):
