@@ -23,11 +23,11 @@ from distributed import Client, LocalCluster
 from coseis.config import OutputConfig
 from coseis.draw import draw_polygons
 from coseis.objects import open_store
-from coseis.plan import ITEMS, read_plan
+from coseis.plan import ITEMS, read_done, read_plan
 from coseis.progress import progress_bars
 from coseis.simulate import simulate_event
 from coseis.stopping import REASON
-from coseis.store import open_arrays, read_records
+from coseis.store import open_arrays
 from coseis.threshold import choose_threshold
 from coseis.types import CODE_SCALE, Status
 from fault_log import Outcome, note_fault
@@ -156,7 +156,7 @@ def arrays_of(out):
 def drawn_of(out, client):
     """The polygons of all chunks that are done."""
     plan, settings = plan_of(out), OutputConfig(out=str(out), min_area=0)
-    done = read_records(open_store(str(out)), plan.geobox, plan.identity.digest())
+    done = read_done(plan, open_store(str(out)))
     assert len(done) == CHUNKS
     threshold = choose_threshold("card", np.zeros(CODE_SCALE + 1, np.int64), plan.card.threshold)
     with progress_bars(None) as progress:
