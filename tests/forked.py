@@ -7,6 +7,7 @@ A process is the real command line of Dask or of coseis with the network of `fak
 its own. Three seconds of imports a process would make sixty runs take minutes.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -16,12 +17,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ENDS_S = 120.0
 """A process that has not ended by then hangs."""
 TICK_S = 0.02
+PR_SET_PDEATHSIG = 1
+"""Of <sys/prctl.h>."""
 
 
 @dataclass
@@ -35,8 +39,16 @@ class Fork:
     """Exit code, or minus the signal that killed it."""
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        if not self.ended.is_set():
-            os.kill(self.pid, number)
+        """Sends a signal, unless the process has ended: by then its number may be another's."""
+        with suppress(ProcessLookupError):
+            if not self.ended.is_set() and os.getsid(self.pid) == self.pid:
+                os.kill(self.pid, number)
+
+    def kill_session(self) -> None:
+        """Ends the process and all that it started."""
+        with suppress(ProcessLookupError):
+            if not self.ended.is_set() and os.getsid(self.pid) == self.pid:
+                os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float = ENDS_S) -> int:
         assert self.ended.wait(timeout_s), f"it hangs; it said {self.said()!r}"
@@ -113,8 +125,7 @@ class Forks:
 
     def __exit__(self, *_: object) -> None:
         for fork in self._all.values():
-            if not fork.ended.is_set():
-                os.killpg(fork.pid, signal.SIGKILL)
+            fork.kill_session()
         for fork in self._all.values():
             fork.wait()
         assert self._server.stdin
@@ -207,6 +218,8 @@ def _become(order: dict, commands: dict, coseis_main: Callable[[], None]) -> Non
     import dask
 
     os.setsid()
+    # Nothing is left of a test run that is killed itself.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     file = os.open(order["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
