@@ -12,7 +12,7 @@ demo: .venv/core
 	rm -rf demo
 	$(BIN)/coseis demo demo
 
-test: check
+test: check .venv/checkov/done
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Everything that is broken on purpose, and the table of it in docs/reliability.md.
@@ -22,8 +22,8 @@ faults: .venv/dev
 	$(BIN)/python tests/fault_log.py faults.jsonl docs/reliability.md
 
 check: .venv/dev
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks deploy
+	$(BIN)/ruff check src tests benchmarks deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -33,8 +33,15 @@ check: .venv/dev
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/dev: requirements/dev.txt .venv/core
+.venv/dev: requirements/dev.txt requirements/deploy.txt .venv/core
 	$(INSTALL) -r requirements/dev.txt
+	$(INSTALL) -r requirements/deploy.txt
+	touch $@
+
+# In an environment of its own, see requirements/checkov.in.
+.venv/checkov/done: requirements/checkov.txt .venv/core
+	$(PYTHON) -m venv .venv/checkov
+	.venv/checkov/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
 	touch $@
 
 .venv/bin/python:
