@@ -59,6 +59,9 @@ RUN_COLUMNS = {
 }
 """What a run knows beside: `polygonize` on a lone array does not."""
 
+STATISTICS, FIGURE, DENSITY = "statistics.json", "statistics.png", "density.parquet"
+"""What the inventory says of itself."""
+
 COPY_PX = 4096
 """Side of the windows that `write_cog` asks for: a multiple of the 512 px tiles, 16 MiB a band in uint8."""
 
@@ -119,6 +122,9 @@ OUTPUTS = {
     "status.tif": Output("Why a pixel is or is not observed", pystac.MediaType.COG.value, "data-mask"),
     "landslides.parquet": Output("Landslide inventory", "application/vnd.apache.parquet", "data"),
     "observed.parquet": Output("How much of every km2 was seen", "application/vnd.apache.parquet", "data"),
+    STATISTICS: Output("Statistics of the landslides", pystac.MediaType.JSON.value, "metadata"),
+    FIGURE: Output("Area-frequency distribution", pystac.MediaType.PNG.value, "overview"),
+    DENSITY: Output("Landslides on every km2", "application/vnd.apache.parquet", "data"),
     "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
     "coregistration.parquet": Output("Shift field", "application/vnd.apache.parquet", "metadata"),
     "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),
