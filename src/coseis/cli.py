@@ -417,8 +417,8 @@ def statistics(
     """Say how many landslides of which sizes INVENTORY holds, and by which law.
 
     INVENTORY is a run, or a file of polygons: GeoPackage, Shapefile, GeoJSON, FlatGeobuf or GeoParquet. The
-    inverse gamma law is fitted by maximum likelihood to what is at least M2 large: to a run's least area of a
-    polygon or a file's smallest one, unless --completeness is given.
+    inverse gamma law is fitted by maximum likelihood to what is at least M2 large. Without --completeness
+    that is a run's least area of a polygon, or of a file the area that 1 % are smaller than.
 
     \b
     Example:

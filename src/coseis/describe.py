@@ -52,7 +52,7 @@ def describe_inventory(
         reference: Another inventory of the same event, a run or a file; it is taken where ours was mapped.
         area: Polygons of what a file has mapped; a run knows it.
         completeness_m2: Least area from which on nothing is missing; default: a run's least area of a
-            polygon, a file's smallest polygon.
+            polygon, the area that 1 % of a file's landslides are smaller than.
         sensitivity: Draw a run's polygons anew at thresholds THRESHOLD_STEP lower and higher.
         simulated: Inventories for the test of the fit; 0: no test.
         out: Folder that gets statistics.json, statistics.png and, where what was seen is known,

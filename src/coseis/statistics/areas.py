@@ -16,6 +16,9 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
+SLIVERS = 0.01
+"""Share of an inventory's landslides that may be remains of drawing. Below the least area that was mapped
+there is nothing but those, and with them in a fit that gap would be a rollover."""
 LEAST_CHANCE = 0.2
 """Of a landslide to be seen whole: beyond it one weight would stand for five landslides."""
 
@@ -102,7 +105,8 @@ def take_areas(
     Args:
         area_m2: (landslides,), m2 on the ground.
         is_cut: bool (landslides,): those that touch the border of what was mapped; None: none does.
-        completeness_m2: Least area from which on nothing is missing; None: the smallest area that is there.
+        completeness_m2: Least area from which on nothing is missing; None: SLIVERS of them are
+            smaller.
         rule: What becomes of the cut ones in fits.
 
     Raises:
@@ -116,12 +120,15 @@ def take_areas(
         )
     if not (np.isfinite(area) & (area > 0)).all():
         raise UsageError("areas of landslides must be above 0 m2; leave out what has none")
-    least = float(area.min(initial=np.inf)) if completeness_m2 is None else float(completeness_m2)
-    if not least >= 0:
+    if completeness_m2 is not None:
+        least = float(completeness_m2)
+    else:
+        least = float(np.quantile(area, SLIVERS, method="lower")) if area.size else 0.0
+    if not 0 <= least < np.inf:
         raise UsageError(f"the completeness area is {completeness_m2}; expected 0 m2 or more")
     kept = area >= least
     return AreaSample(
-        completeness_m2=least if np.isfinite(least) else 0.0,
+        completeness_m2=least,
         whole_m2=np.sort(area[kept & ~cut]),
         cut_m2=np.sort(area[kept & cut]),
         rule=rule,

@@ -61,6 +61,8 @@ def draw_sizes(series: Mapping[str, tuple[AreaSample, SizeFit | None]], *, title
 def _draw_density(axes: Axes, sample: AreaSample, fit: SizeFit | None, name: str, colour: str) -> None:
     places, heights = _binned(sample)
     axes.plot(places, heights, "o", color=colour, markersize=3.5, label=f"{name}, {sample.count} landslides")
+    # Below the least area that was mapped a law may fall to nothing: the data set the scale.
+    axes.set_ylim(min(heights.min() / 30, axes.get_ylim()[0] if len(axes.lines) > 1 else np.inf))
     if fit is None:
         return
     grid = _grid(sample)

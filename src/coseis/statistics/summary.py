@@ -125,7 +125,7 @@ def summarize_inventory(
 
     Args:
         inventory: The landslides.
-        completeness_m2: Least area from which on nothing is missing; None: the smallest area that is there.
+        completeness_m2: Least area from which on nothing is missing; None: 1 % are smaller.
         variants: Areas of the same event by how they were drawn: at other thresholds, or with joined
             landslides split. Where landslides are cut, other ways to count those are added.
         reference: Another inventory of the same event and place.
