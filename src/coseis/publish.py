@@ -56,6 +56,12 @@ RUN_COLUMNS = {
     "vegetation_change": "float64",
     "touches_unobserved": "bool",
     "touches_aoi_border": "bool",
+    "length_m": "float64",
+    "width_m": "float64",
+    "amalgamation": "float64",
+    "size_class": "string",
+    "volume_m3": "float64",
+    "volume_soil_m3": "float64",
 }
 """What a run knows beside: `polygonize` on a lone array does not."""
 

@@ -174,6 +174,13 @@ def show_truth(truth: Mapping[str, Any]) -> None:
         f"observed: {said(observed['mapped'])} of the area, {said(observed['true'])} in truth; "
         f"right on {said(observed['agree'])}"
     )
+    sizes = truth["sizes"]
+    tails = [sizes[of]["tail_exponent"] for of in ("map", "truth")]
+    shown = ["not known" if tail is None else f"{tail[0]:.2f}" for tail in tails]
+    click.echo(
+        f"sizes from {sizes['completeness_m2']:g} m2 on, map and truth: {sizes['map']['count']} and "
+        f"{sizes['truth']['count']} landslides, tail exponent {shown[0]} and {shown[1]}"
+    )
     worst = sorted(truth["false_alarms"].items(), key=lambda alarm: -alarm[1]["px"])[:5]
     alarms = ", ".join(f"{kind.replace('_', ' ')} {100 * one['share']:.1f} %" for kind, one in worst)
     click.echo(f"false alarms, most first: {alarms} of that ground")

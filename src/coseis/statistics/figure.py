@@ -36,12 +36,16 @@ def draw_sizes(series: Mapping[str, tuple[AreaSample, SizeFit | None]], *, title
     """
     figure = Figure(figsize=(11, 4.8), dpi=150, facecolor="white")
     density, larger = figure.subplots(1, 2)
+    heights: list[FloatArray] = []
     drawn = {name: pair for name, pair in series.items() if pair[0].count}
     for (name, (sample, fit)), colour in zip(drawn.items(), COLOURS, strict=False):
-        _draw_density(density, sample, fit, name, colour)
+        heights.append(_draw_density(density, sample, fit, name, colour))
         _draw_larger(larger, sample, fit, colour)
     if drawn:
         _draw_malamud(density, next(iter(drawn.values()))[0])
+        # Far from the data a law may fall to nothing: they set the scale.
+        shown = np.concatenate(heights)
+        density.set_ylim(shown.min() / 30, shown.max() * 5)
     for axes, label in ((density, "probability density, 1/m²"), (larger, "landslides at least so large")):
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -58,13 +62,12 @@ def draw_sizes(series: Mapping[str, tuple[AreaSample, SizeFit | None]], *, title
     return png.getvalue()
 
 
-def _draw_density(axes: Axes, sample: AreaSample, fit: SizeFit | None, name: str, colour: str) -> None:
+def _draw_density(axes: Axes, sample: AreaSample, fit: SizeFit | None, name: str, colour: str) -> FloatArray:
+    """Draws one inventory; the heights of its points."""
     places, heights = _binned(sample)
     axes.plot(places, heights, "o", color=colour, markersize=3.5, label=f"{name}, {sample.count} landslides")
-    # Below the least area that was mapped a law may fall to nothing: the data set the scale.
-    axes.set_ylim(min(heights.min() / 30, axes.get_ylim()[0] if len(axes.lines) > 1 else np.inf))
     if fit is None:
-        return
+        return heights
     grid = _grid(sample)
     curves = np.array([_cut_off(law, sample, grid) for law in sample_laws(sample, fit.law, LAWS)])
     axes.fill_between(
@@ -75,6 +78,7 @@ def _draw_density(axes: Axes, sample: AreaSample, fit: SizeFit | None, name: str
     )
     if fit.rollover_is_seen:
         axes.axvline(fit.law.rollover_m2, color=colour, linewidth=0.8, linestyle=":")
+    return heights
 
 
 def _said(fit: SizeFit) -> str:
