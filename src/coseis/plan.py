@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
-from coseis.addresses import AddressPolicy, check_redirects
+from coseis.addresses import AddressPolicy
 from coseis.card import ModelCard
 from coseis.catalogs import catalog_address
 from coseis.config import MapConfig, SearchConfig
 from coseis.cube import Recipe
 from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, read_event
+from coseis.geotiff import forget_headers
 from coseis.grid import SceneIndex, native_resolution_m, output_geobox
 from coseis.model import Model, Precision, check_bands, load_model
 from coseis.objects import create_object, get_object, put_object
@@ -242,7 +243,7 @@ def make_plan(config: MapConfig, store: ObjectStore, probe: Probe) -> Plan:
     model = load_model(config.model.model)
     if kept is None:
         found = find_scenes(config.search, model.card)
-        scenes = inspect_scenes(found, model.card, policy_of(config.search))
+        scenes = inspect_scenes(found)
         found = drop_unlike(
             found.model_copy(update={"scenes": scenes}),
             max_snow=config.search.max_snow,
@@ -358,18 +359,16 @@ def _zone_grid(geobox: GeoBox) -> ZoneGrid:
     )
 
 
-def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tuple[Scene, ...]:
+def inspect_scenes(found: Found) -> tuple[Scene, ...]:
     """The scenes with pixel size and statistics, read from their headers and overviews in parallel.
 
     Raises:
         InputRefusedError: a file cannot be read, or its address is redirected to a place that is not allowed.
         UnreachableError: a host does not answer.
     """
+    forget_headers()
 
     def inspect(scene: Scene) -> Scene:
-        sources = [*scene.sources, scene.udm2]
-        for href in {source.href for source in sources if source}:
-            check_redirects(href, policy)
         check_mask(scene)
         return inspect_scene(scene, scene.bands)
 
@@ -385,7 +384,7 @@ def policy_of(search: SearchConfig) -> AddressPolicy:
 
 
 def _digest_scenes(scenes: tuple[Scene, ...]) -> str:
-    return digest_of([scene.model_dump(mode="json") for scene in scenes])
+    return digest_of([scene.model_dump(mode="json", exclude={"reach"}) for scene in scenes])
 
 
 def _check_resolution(card: ModelCard, resolution_m: float, *, forced: bool) -> bool:
