@@ -22,8 +22,8 @@ faults: .venv/dev
 	$(BIN)/python tests/fault_log.py faults.jsonl docs/reliability.md
 
 check: .venv/dev
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks deploy
+	$(BIN)/ruff check src tests benchmarks deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -33,8 +33,9 @@ check: .venv/dev
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/dev: requirements/dev.txt .venv/core
+.venv/dev: requirements/dev.txt requirements/deploy.txt .venv/core
 	$(INSTALL) -r requirements/dev.txt
+	$(INSTALL) -r requirements/deploy.txt
 	touch $@
 
 # Checks deploy/ (290 MB, a minute): the tests that need it say so where it is absent.

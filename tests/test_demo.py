@@ -29,6 +29,11 @@ def test_every_part_is_scored_in_run_json(demo):
     assert truth["old"]["excluded"] > 0.8
     assert truth["old"]["new_excluded"] < 0.1
     assert truth["observed"]["agree"] > 0.95
+    sizes = truth["sizes"]
+    assert 0 < sizes["error_index"] < 0.8
+    # Neighbours run into each other on the map, and felled forest is taken for a landslide.
+    assert 0.3 < sizes["map"]["count"] / sizes["truth"]["count"] < 1.2
+    assert 0.8 < sizes["map"]["area_m2"] / sizes["truth"]["area_m2"] < 2
     assert {"broadleaf", "road"} <= truth["false_alarms"].keys()
     assert all(0 <= alarm["share"] <= 1 for alarm in truth["false_alarms"].values())
     polygons = gpd.read_parquet(out / "run" / "landslides.parquet")
@@ -53,4 +58,7 @@ def test_scores_fall_where_the_map_is_wrong(demo, tmp_path):
     assert worse["old"]["new_excluded"] > 0.2
     assert worse["old"]["excluded"] < report.truth["old"]["excluded"]
     assert worse["observed"] == report.truth["observed"]
+    assert worse["sizes"]["error_index"] > report.truth["sizes"]["error_index"]
+    assert worse["sizes"]["map"]["count"] < report.truth["sizes"]["map"]["count"]
+    assert worse["sizes"]["truth"] == report.truth["sizes"]["truth"]
     assert score_truth(str(out / "run"), event) == report.truth

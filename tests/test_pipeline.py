@@ -79,7 +79,6 @@ def run(model, found, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coseis.plan.find_scenes", lambda search, card: found)
-        patch.setattr("coseis.plan.check_redirects", lambda href, policy: href)
         yield start
 
 
@@ -275,7 +274,7 @@ def test_failed_chunks_are_listed_and_marked(run, client, tmp_path, found, monke
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     sources = tuple(source.model_copy(update={"href": str(cut)}) for source in found.scenes[1].sources)
     broken = found.scenes[1].model_copy(update={"sources": sources})
-    monkeypatch.setattr("coseis.plan.inspect_scenes", lambda found, card, policy: (found.scenes[0], broken))
+    monkeypatch.setattr("coseis.plan.inspect_scenes", lambda found: (found.scenes[0], broken))
     report = run(tmp_path / "broken", client)
     assert report.failed
     assert report.observed_share == 0

@@ -58,7 +58,6 @@ def start(model, found, client, tmp_path_factory):  # noqa: F811
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coseis.plan.find_scenes", lambda search, card: found)
-        patch.setattr("coseis.plan.check_redirects", lambda href, policy: href)
         yield run
 
 

@@ -297,7 +297,7 @@ def test_files_are_measured_when_the_run_is_planned(tmp_path, shares, kept):
 
 def test_the_snowy_scene_of_iburi_is_refused(real_data):
     from coseis.config import SearchConfig
-    from coseis.plan import find_scenes, inspect_scenes, policy_of
+    from coseis.plan import find_scenes, inspect_scenes
     from making import a_card
 
     search = SearchConfig(
@@ -308,7 +308,7 @@ def test_the_snowy_scene_of_iburi_is_refused(real_data):
     )
     card = a_card(inputs={"reflectance": {"low": 0, "high": 0.33}})
     both = find_scenes(search, card)
-    measured = both.model_copy(update={"scenes": inspect_scenes(both, card, policy_of(search))})
+    measured = both.model_copy(update={"scenes": inspect_scenes(both)})
     with pytest.raises(InputRefusedError, match="iburi_pre_s2: 13 % of it is bright and colourless"):
         drop_unlike(measured, max_snow=search.max_snow)
     pre, post = measured.scenes

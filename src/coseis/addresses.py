@@ -15,10 +15,13 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import Retry
+from requests.utils import select_proxy
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from coseis.errors import CoseisError, InputRefusedError, UnreachableError
-from coseis.types import Value
+from coseis.types import AddressPolicy as AddressPolicy
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -29,8 +32,8 @@ MAX_REDIRECTS = 5
 GDAL_CACHE_MB = "256"
 
 WEB = ("http", "https")
-BUCKETS = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
-"""Object stores and the name of each in GDAL."""
+BUCKETS = ("s3", "gs", "az")
+"""Object stores."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]*):")
 # A quote ends the address in a message only where the word ends with it: a secret may hold one.
@@ -59,19 +62,16 @@ class AddressRefusedError(InputRefusedError):
         self.host = host
 
 
-class AddressPolicy(Value):
-    """Which places the addresses of a catalog may reach."""
+def reach_of(policy: AddressPolicy) -> AddressPolicy:
+    """What a reader of checked addresses needs of a policy: where redirects may lead. Holds no secret.
 
-    catalog: str = ""
-    """Absolute address of the catalog that the user named: its host, or its folder, is allowed."""
-    allow_hosts: tuple[str, ...] = ()
-    """More hosts, by exact name (`host`, `host:port`) or bucket (`s3://name`); they may be private."""
-    allow_roots: tuple[str, ...] = ()
-    """More folders that a local catalog may reach."""
-
-    def bound_to(self, catalog: str) -> "AddressPolicy":
-        """The same policy for one catalog."""
-        return self.model_copy(update={"catalog": catalog})
+    A file is not checked again, and redirects nowhere, so no path stays in it.
+    """
+    catalog = ""
+    if is_remote(policy.catalog):
+        authority = re.split(r"[/?#]", policy.catalog.split("://", 1)[1])[0]
+        catalog = f"{scheme_of(policy.catalog)}://{authority.rpartition('@')[2]}/"
+    return AddressPolicy(catalog=catalog, allow_hosts=policy.allow_hosts)
 
 
 def check_address(address: str, policy: AddressPolicy) -> str:
@@ -154,40 +154,26 @@ def is_secret(parameter: str) -> bool:
     return bool(_SECRET_WORDS.search(parameter))
 
 
-def checked_session(policy: AddressPolicy) -> requests.Session:
+def checked_session(
+    policy: AddressPolicy, *, retries: int = RETRIES, connections: int = 10
+) -> requests.Session:
     """A session that checks each address, redirects too, before it connects; with timeouts and few retries.
+
+    A name is resolved once, and what was checked is what is connected to: it cannot move in between.
+
+    Args:
+        policy: What may be reached.
+        retries: Of what failed for a while.
+        connections: Kept open to each host, for so many threads.
 
     Raises (on use):
         AddressRefusedError: the address, or one that it is redirected to, is not allowed.
     """
     session = requests.Session()
     session.max_redirects = MAX_REDIRECTS
-    session.mount("http://", _CheckedAdapter(policy))
-    session.mount("https://", _CheckedAdapter(policy))
+    for scheme in WEB:
+        session.mount(f"{scheme}://", _CheckedAdapter(policy, retries, connections))
     return session
-
-
-def check_redirects(address: str, policy: AddressPolicy) -> str:
-    """Follow the redirects of a web address, each checked, and return where they end.
-
-    GDAL follows redirects whatever it is told, so they are walked here first, with a GET of one byte: signed
-    addresses often refuse HEAD. Other addresses are only checked, since nothing redirects them.
-
-    Raises:
-        AddressRefusedError: a hop is not allowed.
-        InputRefusedError: more than MAX_REDIRECTS hops.
-        UnreachableError: no answer.
-    """
-    if scheme_of(address) not in WEB:
-        return check_address(address, policy)
-    try:
-        with (
-            checked_session(policy) as session,
-            session.get(address, headers={"Range": "bytes=0-0"}, stream=True) as response,
-        ):
-            return str(response.url)
-    except requests.RequestException as error:
-        raise unanswered(address, error) from error
 
 
 def unanswered(address: str, error: Exception) -> CoseisError:
@@ -200,51 +186,18 @@ def unanswered(address: str, error: Exception) -> CoseisError:
     return UnreachableError(f"{shown} does not answer ({reason}); run again")
 
 
-def to_gdal(address: str) -> str:
-    """The name by which GDAL opens a checked address.
-
-    Raises:
-        InputRefusedError: a scheme that GDAL is not given.
-    """
-    scheme = scheme_of(address)
-    if scheme in WEB:
-        return f"/vsicurl/{address}"
-    if scheme in BUCKETS:
-        return BUCKETS[scheme] + address.split("://", 1)[1]
-    if scheme:
-        raise InputRefusedError(f"{public_form(address)} starts with {scheme}:; expected a checked address")
-    return address
-
-
 def gdal_environment() -> dict[str, str]:
-    """Options for `rasterio.Env`: bounded waiting, few requests, and the S3 endpoint that obstore uses.
+    """Options for `rasterio.Env` where GDAL opens a file: no file beside it, and no network.
 
-    GDAL waits for ever and never retries by default, looks for sidecar files beside each file, and does not
-    know AWS_ENDPOINT_URL.
+    GDAL is given memory alone (see `tiff`); this holds should one of its drivers still follow a name.
     """
-    options = {
-        "GDAL_HTTP_TIMEOUT": str(READ_TIMEOUT_S),
-        "GDAL_HTTP_CONNECTTIMEOUT": str(CONNECT_TIMEOUT_S),
-        "GDAL_HTTP_LOW_SPEED_TIME": str(READ_TIMEOUT_S // 2),
-        "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",  # bytes a second
-        "GDAL_HTTP_MAX_RETRY": str(RETRIES),
-        "GDAL_HTTP_RETRY_DELAY": str(RETRY_DELAY_S),
-        "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    return {
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         "GDAL_PAM_ENABLED": "NO",
-        # One GET of the first 32 KiB holds a COG's header.
-        "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-        "CPL_VSIL_CURL_USE_HEAD": "NO",
-        # Blocks are read once: a second copy of the bytes would only cost memory.
+        # The one name that its remote file systems open: none has it.
+        "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
         "VSI_CACHE": "FALSE",
     }
-    endpoint = s3_endpoint(os.environ)
-    if endpoint:
-        parts = urlsplit(endpoint)
-        options["AWS_S3_ENDPOINT"] = parts.netloc
-        options["AWS_HTTPS"] = "YES" if parts.scheme == "https" else "NO"
-        options["AWS_VIRTUAL_HOSTING"] = "FALSE"
-    return options
 
 
 def harden_process() -> None:
@@ -296,20 +249,62 @@ def root_reason(error: Exception) -> str:
     return public_form(str(cause).splitlines()[0]) if str(cause) else type(cause).__name__
 
 
+class _CheckedConnection(HTTPConnection):
+    """Connects to the address that was checked, so that no second look-up can lead elsewhere."""
+
+    policy: AddressPolicy
+
+    def _new_conn(self) -> socket.socket:
+        name = self._dns_host
+        host = f"[{name}]" if ":" in name else name
+        scheme = "https" if isinstance(self, HTTPSConnection) else "http"
+        address = f"{scheme}://{host}:{self.port}/"
+        if not _check_name(address, self.policy):
+            return super()._new_conn()
+        places = list(_public_places(address))
+        try:
+            for number, place in enumerate(places, 1):
+                self._dns_host = str(place)
+                try:
+                    return super()._new_conn()
+                except HTTPError:
+                    if number == len(places):
+                        raise
+        finally:
+            # TLS names the host, and checks its certificate, by this.
+            self._dns_host = name
+        raise UnreachableError(f"{address} resolves to no address; run again")
+
+
+class _CheckedTlsConnection(_CheckedConnection, HTTPSConnection):
+    """The same over TLS."""
+
+
 class _CheckedAdapter(HTTPAdapter):
     """Transport of `checked_session`: requests asks it for every hop, so no redirect escapes the check."""
 
-    def __init__(self, policy: AddressPolicy) -> None:
+    def __init__(self, policy: AddressPolicy, retries: int, connections: int) -> None:
         self._policy = policy
         retry = Retry(
-            total=RETRIES,
+            total=retries,
             backoff_factor=RETRY_DELAY_S,
-            status_forcelist=(429, 500, 502, 503, 504),
+            status_forcelist=(429, 500, 502, 503, 504) if retries else (),
             allowed_methods=("GET", "POST"),  # a STAC search by POST only reads
             respect_retry_after_header=False,  # a server could make us wait for hours
             redirect=0,
         )
-        super().__init__(max_retries=retry)
+        super().__init__(max_retries=retry, pool_maxsize=connections)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Called by the base class: its pools make connections that check."""
+        super().init_poolmanager(*arguments, **options)
+        checked = {"policy": self._policy}
+        plain = type("_Plain", (_CheckedConnection,), checked)
+        tls = type("_Tls", (_CheckedTlsConnection,), checked)
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": type("_PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("_TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+        }
 
     def send(
         self,
@@ -320,7 +315,11 @@ class _CheckedAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        check_address(request.url or "", self._policy)
+        address = request.url or ""
+        if select_proxy(address, dict(proxies or {})):
+            check_address(address, self._policy)  # the proxy connects, not we
+        else:
+            _check_name(address, self._policy)  # what it resolves to is checked when it is connected to
         timeout = timeout or (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
         return super().send(request, stream, timeout, verify, cert, dict(proxies or {}))
 
@@ -337,29 +336,42 @@ def _endpoint(address: str) -> tuple[str, int | None]:
 
 
 def _check_host(address: str, policy: AddressPolicy) -> None:
+    """Checks the name, and where it is not trusted what it resolves to."""
+    if _check_name(address, policy):
+        list(_public_places(address))
+
+
+def _check_name(address: str, policy: AddressPolicy) -> bool:
+    """Checks a web or bucket address by its name; whether what it resolves to must be checked too."""
     shown = public_form(address)
     if _UNSAFE.search(address) or not _REMOTE.fullmatch(address):
         raise AddressRefusedError(f"{shown} holds a blank, backslash or user name, or no host", host="")
     host = host_of(address)
-    is_bucket = host.startswith(tuple(BUCKETS))
+    is_bucket = host.startswith(BUCKETS)
     name = host.split("://")[1] if is_bucket else _endpoint(address)[0]
     if not _HOST.fullmatch(name) or (is_bucket and ".." in address.split("/")):
         raise AddressRefusedError(f"{shown} is no valid address", host=host)
     if {host, host if is_bucket else name} & {allowed.lower() for allowed in policy.allow_hosts}:
-        return
+        return False
     if scheme_of(policy.catalog) not in (*WEB, *BUCKETS) or host != host_of(policy.catalog):
         raise AddressRefusedError(
             f"{shown} lies on {host}, which is not the catalog's own host; to trust it: --allow-host {host}",
             host=host,
         )
-    if is_bucket:
-        return
+    return not is_bucket
+
+
+def _public_places(address: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """What the host of an address resolves to, each public, or private and typed by the user as such."""
+    name, shown = _endpoint(address)[0], public_form(address)
     for ip in _resolve(name, shown):
         typed = name in ("localhost", f"[{ip}]", str(ip)) and not ip.is_link_local
         if not typed and (not ip.is_global or ip.is_multicast):
+            host = host_of(address)
             raise AddressRefusedError(
                 f"{shown}: {host} is the private address {ip}; to trust it: --allow-host {host}", host=host
             )
+        yield ip
 
 
 def _resolve(name: str, shown: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:

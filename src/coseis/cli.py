@@ -19,7 +19,7 @@ from coseis.errors import CoseisError, IncompleteError, InputRefusedError, Unrea
 from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
 from coseis.stopping import REASON, Stopped, obeying_sigterm, set_grace
-from coseis.summaries import show_estimate, show_scores, show_training, show_truth
+from coseis.summaries import show_estimate, show_scores, show_statistics, show_training, show_truth
 
 if TYPE_CHECKING:
     from coseis.report import FailedChunk, RunReport
@@ -437,6 +437,51 @@ def evaluate(
         show_scores(report)
     for path in write_report(report, assessed, out) if out else ():
         click.echo(f"wrote {path}", err=as_json)
+
+
+@cli.command()
+@click.argument("inventory")
+@click.option("--reference", help="Another inventory of the event, a run or a file: how far they agree.")
+@click.option("--area", help="Polygons of what a file has mapped: gives density, and tells what is cut.")
+@click.option(
+    "--completeness", type=click.FloatRange(min=0), metavar="M2", help="From this area on nothing is missing."
+)
+@click.option("--sensitivity", is_flag=True, help="Draw a run anew at thresholds 0.1 lower and higher too.")
+@click.option(
+    "--simulations",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    help="Simulated inventories that test the law; 0: no test.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for statistics, figure and density.")
+def statistics(
+    inventory: str, completeness: float | None, simulations: int, out: Path | None, **options: Any
+) -> None:
+    """Say how many landslides of which sizes INVENTORY holds, and by which law.
+
+    INVENTORY is a run, or a file of polygons: GeoPackage, Shapefile, GeoJSON, FlatGeobuf or GeoParquet. The
+    inverse gamma law is fitted by maximum likelihood to what is at least M2 large. Without --completeness
+    that is a run's least area of a polygon, or of a file the area that 1 % are smaller than.
+
+    \b
+    Example:
+      coseis statistics OUT --completeness 400 --out sizes
+      coseis statistics landslides.gpkg --area mapped.gpkg --reference OUT
+    """
+    from coseis.describe import describe_inventory
+
+    found = describe_inventory(
+        inventory,
+        completeness_m2=completeness,
+        simulated=simulations,
+        out=out,
+        console=_progress_console(),
+        **options,
+    )
+    show_statistics(found)
+    if out:
+        click.echo(f"wrote {out}/statistics.json and statistics.png")
 
 
 @cli.command()

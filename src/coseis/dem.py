@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from coseis.addresses import is_remote, public_form
 from coseis.geotiff import fill_physical, header_of, overlap
 from coseis.store import digest_of
-from coseis.types import BandSource, Value
+from coseis.types import AddressPolicy, BandSource, Value
 
 LOWEST_M, HIGHEST_M = -1000.0, 9500.0
 """Land lies between; what does not is a void whose number the file forgot to declare, such as -32768."""
@@ -40,6 +40,8 @@ class DemTile(Value):
     transform: tuple[float, float, float, float, float, float]
     shape: tuple[int, int]
     """(height, width)."""
+    reach: AddressPolicy | None = None
+    """What redirects of its file may lead to; None: its own host alone."""
 
 
 class Dem(Value):
@@ -177,7 +179,7 @@ def transformer(source: str, target: str) -> pyproj.Transformer:
 
 def _read_tile(tile: DemTile, rows: slice, cols: slice) -> NDArray[np.float32]:
     label = f"DEM {tile.name}, {public_form(tile.source.href)}"
-    tiff = header_of(tile.source.href, label)
+    tiff = header_of(tile.source.href, label, tile.reach)
     window = Window.from_slices(rows, cols)
     out = np.full((window.height, window.width), np.nan, np.float32)
     # Neighbouring windows share any of the blocks, so all are kept while there is room.

@@ -21,11 +21,11 @@ from coseis.addresses import (
     AddressPolicy,
     absolute_address,
     check_address,
-    check_redirects,
     host_of,
     is_remote,
     local_path,
     public_form,
+    reach_of,
 )
 from coseis.assets import is_geotiff, refuse_signature
 from coseis.catalogs import Query, Record, catalog_address, read_catalog
@@ -240,9 +240,8 @@ def _attribution(record: Record) -> str:
 
 def _inspect(name: str, source: BandSource, policy: AddressPolicy) -> DemTile:
     """The tile of a checked address, from its header."""
-    check_redirects(source.href, policy)
     label = f"DEM {name}, {public_form(source.href)},"
-    tiff = header_of(source.href, label.rstrip(","))
+    tiff = header_of(source.href, label.rstrip(","), reach_of(policy))
     if tiff.crs is None:
         raise InputRefusedError(
             f"{label} has no coordinate reference system; set it with gdal_edit.py -a_srs"
@@ -256,7 +255,14 @@ def _inspect(name: str, source: BandSource, policy: AddressPolicy) -> DemTile:
     if affine.b or affine.d or affine.a <= 0 or affine.e >= 0:
         raise InputRefusedError(f"{label} is rotated or not north-up; expected a north-up grid (gdalwarp)")
     crs = _horizontal(tiff.crs.to_wkt(), label)
-    return DemTile(name=name, source=source, crs=crs, transform=tuple(affine)[:6], shape=tiff.shape)
+    return DemTile(
+        name=name,
+        source=source,
+        crs=crs,
+        transform=tuple(affine)[:6],
+        shape=tiff.shape,
+        reach=reach_of(policy),
+    )
 
 
 def _horizontal(wkt: str, label: str) -> str:

@@ -20,6 +20,7 @@ from rich.console import Console
 from coseis.alignment import SHIFTS
 from coseis.assess import assess_run, pixels_of
 from coseis.config import load_config
+from coseis.describe import describe_inventory
 from coseis.objects import get_object, open_store
 from coseis.pipeline import map_event
 from coseis.plan import ITEMS, Plan, read_plan
@@ -28,11 +29,16 @@ from coseis.report import RUN, RunReport, event_polygons
 from coseis.simulate import SimulatedEvent, simulate_event
 from coseis.simulate.landcover import Cover
 from coseis.simulate.scenes import Sky
+from coseis.statistics.areas import Interval
+from coseis.statistics.summary import SizeStatistics
 from coseis.store import open_arrays
 from coseis.types import CONTEXT_INCOMPLETE, Status, seen_pixels
 
 MISFIT_PX = 1.0
 """Of the demo's scenes: those of PlanetScope lie off by as much."""
+COMPLETENESS_M2 = 400.0
+"""From which on sizes of map and truth are compared: smaller landslides are some pixels, and no label has
+them."""
 SEEN_SKIES = (Sky.CLEAR, Sky.THIN)
 """What a map can be made through."""
 LANDSLIDE_COVERS = (Cover.SCAR_BROWN, Cover.SCAR_PALE, Cover.RUNOUT, Cover.LOG_RAFT)
@@ -77,6 +83,8 @@ def score_truth(out: str, event: SimulatedEvent) -> dict[str, Any]:
         false_alarms: by kind of ground, the share of its seen pixels that is mapped as a landslide of the
             event, and their number.
         observed: share of the area that was seen by the map and in truth, and share on which both agree.
+        sizes: of the map and of the truth's landslides where the map saw the ground: count, area, tail
+            exponent and rollover with their intervals; and the error index of both.
     """
     store = open_store(out)
     plan = read_plan(get_object(store, ITEMS) or b"", out)
@@ -99,6 +107,33 @@ def score_truth(out: str, event: SimulatedEvent) -> dict[str, Any]:
         "old": _score_old(event, plan.geobox, old, mapped),
         "false_alarms": _score_confusers(event, plan.geobox, mapped & seen, seen),
         "observed": _score_observed(event, plan.geobox, seen, inside),
+        "sizes": _score_sizes(out, event),
+    }
+
+
+def _score_sizes(out: str, event: SimulatedEvent) -> dict[str, Any]:
+    """Size statistics of map and truth, each from the same completeness area on."""
+    statistics = describe_inventory(out, reference=str(event.landslides), completeness_m2=COMPLETENESS_M2)
+    if statistics.reference is None or statistics.comparison is None:
+        raise ValueError("statistics with a reference lack it")
+    return {
+        "completeness_m2": COMPLETENESS_M2,
+        "error_index": _rounded(statistics.comparison.error_index),
+        "map": _sizes(statistics.sizes),
+        "truth": _sizes(statistics.reference),
+    }
+
+
+def _sizes(sizes: SizeStatistics) -> dict[str, Any]:
+    def ends(interval: Interval) -> list[float | None]:
+        return [_rounded(number) for number in (interval.value, interval.low, interval.high)]
+
+    return {
+        "count": sizes.complete_count,
+        "area_m2": round(sizes.total_m2, 1),
+        "largest_m2": None if sizes.largest_m2 is None else round(sizes.largest_m2, 1),
+        "tail_exponent": ends(sizes.fit.tail_exponent) if sizes.fit else None,
+        "rollover_m2": ends(sizes.fit.rollover_m2) if sizes.fit and sizes.fit.rollover_is_seen else None,
     }
 
 

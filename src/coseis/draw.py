@@ -36,6 +36,7 @@ from coseis.grid import footprint
 from coseis.jobs import Failure, run_jobs
 from coseis.missing import MissingChunks, hide_missing, slices_of
 from coseis.plan import Plan
+from coseis.statistics.shape import shape_attributes
 from coseis.store import open_arrays, shard_px
 from coseis.threshold import ThresholdChoice
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, least_code
@@ -76,8 +77,8 @@ class Drawing:
     """What a run's cube holds at a threshold."""
 
     polygons: gpd.GeoDataFrame
-    """The inventory: `vectorize.merge_blocks`, with `change.name_changes`, `touches_unobserved` and
-    `touches_aoi_border`."""
+    """The inventory: `vectorize.merge_blocks`, with `change.name_changes`, `touches_unobserved`,
+    `touches_aoi_border` and `shape.shape_attributes`."""
     cells: gpd.GeoDataFrame
     """What was seen: `cells.join_cells`."""
     flat: FlatCount
@@ -142,6 +143,7 @@ def draw_polygons(
     polygons = polygons.assign(
         touches_unobserved=polygons[UNSEEN] > 0, touches_aoi_border=polygons[OUTSIDE] > 0
     ).drop(columns=[UNSEEN, OUTSIDE])
+    polygons = shape_attributes(polygons)
     cells = [
         join_cells([block.cells for block in drawn[zone.identity.crs]], zone.geobox) for zone in plan.zones
     ]

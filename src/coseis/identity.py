@@ -6,6 +6,7 @@ from coseis.types import Phase, Scene, Value
 from coseis.vegetation import VegetationIndex
 
 BESIDE_PIXELS = {
+    "reach",
     "start",
     "end",
     "cloud_cover",
@@ -68,7 +69,7 @@ class Identity(Value):
 
 def digest_scenes(scenes: tuple[Scene, ...]) -> str:
     """What stands for scenes, in their order, in the identity of a run."""
-    return digest_of([scene.model_dump(mode="json") for scene in scenes])
+    return digest_of([scene.model_dump(mode="json", exclude={"reach"}) for scene in scenes])
 
 
 def digest_pixels(scene: Scene) -> str:

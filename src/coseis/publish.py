@@ -57,11 +57,20 @@ RUN_COLUMNS = {
     "vegetation_change": "float64",
     "touches_unobserved": "bool",
     "touches_aoi_border": "bool",
+    "length_m": "float64",
+    "width_m": "float64",
+    "amalgamation": "float64",
+    "size_class": "string",
+    "volume_m3": "float64",
+    "volume_soil_m3": "float64",
 }
 """What a run knows beside: `polygonize` on a lone array does not."""
 
 ATTRIBUTION_LETTERS = 10_000
 """It is an argument of tippecanoe, which the system bounds to 128 KiB; item.json has all of it."""
+STATISTICS, FIGURE, DENSITY = "statistics.json", "statistics.png", "density.parquet"
+"""What the inventory says of itself."""
+
 COPY_PX = 4096
 """Side of the windows that `write_cog` asks for: a multiple of the 512 px tiles, 16 MiB a band in uint8."""
 
@@ -122,6 +131,9 @@ OUTPUTS = {
     "status.tif": Output("Why a pixel is or is not observed", pystac.MediaType.COG.value, "data-mask"),
     "landslides.parquet": Output("Landslide inventory", "application/vnd.apache.parquet", "data"),
     "observed.parquet": Output("How much of every km2 was seen", "application/vnd.apache.parquet", "data"),
+    STATISTICS: Output("Statistics of the landslides", pystac.MediaType.JSON.value, "metadata"),
+    FIGURE: Output("Area-frequency distribution", pystac.MediaType.PNG.value, "overview"),
+    DENSITY: Output("Landslides on every km2", "application/vnd.apache.parquet", "data"),
     "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
     "coregistration.parquet": Output("Shift field", "application/vnd.apache.parquet", "metadata"),
     "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),

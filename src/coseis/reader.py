@@ -30,13 +30,14 @@ from coseis.geotiff import (
     GeoTiff,
     fill_physical,
     is_inner,
-    opened,
     overlap,
     read_decimated,
     read_header,
+    read_reduced,
 )
 from coseis.grid import crs_of, footprint_bounds
 from coseis.haze import path_reflectance, without_haze
+from coseis.remote import Stamp
 from coseis.season import measure_cover
 from coseis.types import BandSource, Percentiles, Scene
 from coseis.windows import HALO_PX
@@ -65,7 +66,7 @@ class WarpedBlock(NamedTuple):
     """A block of the grid's lattice, as `kept_blocks` keeps it."""
 
     sources: tuple[BandSource, ...]
-    version: tuple[int, ...]
+    version: Stamp
     crs_wkt: str
     affine: Affine
     """Of the grid."""
@@ -208,8 +209,9 @@ def _clear_pixels(scene: Scene, image: GeoTiff, shape: tuple[int, int]) -> NDArr
     mask = read_header(scene, scene.udm2)
     if (mask.crs, mask.transform, mask.shape) != (image.crs, image.transform, image.shape):
         return everywhere
-    with opened(mask.href, mask.label) as file:
-        clear: NDArray[np.bool_] = file.read(UDM2_CLEAR_BAND, out_shape=shape) > 0
+    whole = Window(0, 0, mask.shape[1], mask.shape[0])
+    flags = read_reduced(mask, [UDM2_CLEAR_BAND], whole, shape, resampling=Resampling.nearest)
+    clear: NDArray[np.bool_] = flags[0] > 0
     return clear if clear.any() else everywhere
 
 

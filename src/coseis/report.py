@@ -33,6 +33,9 @@ from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import CONFIG, ITEMS, Plan, Update
 from coseis.progress import Clock
 from coseis.publish import (
+    DENSITY,
+    FIGURE,
+    STATISTICS,
     ResultSummary,
     probability_layout,
     status_layout,
@@ -44,6 +47,10 @@ from coseis.publish import (
     write_tiles,
 )
 from coseis.scene_shift import Coregistration
+from coseis.statistics.density import measure_density
+from coseis.statistics.figure import draw_sizes
+from coseis.statistics.inventory import run_inventory
+from coseis.statistics.summary import summarize_inventory
 from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.threshold import ThresholdChoice
 from coseis.throughput import Throughput
@@ -62,6 +69,9 @@ FILES = (
     "landslides.pmtiles",
     "observed.parquet",
     "map.png",
+    STATISTICS,
+    FIGURE,
+    DENSITY,
 )
 """What is published beside the cube, the plan and the report."""
 
@@ -271,6 +281,7 @@ def publish_run(
         names = tuple(filter(None, (*_credits(plan), *dem_credit)))
         write_inventory(polygons, store, "landslides.parquet")
         write_cells(outcome.cells, store, "observed.parquet")
+        _write_statistics(config, outcome, store)
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         for zone in plan.zones:
             missing = outcome.missing.get(zone.identity.crs)
@@ -288,6 +299,16 @@ def publish_run(
 def event_polygons(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Those of an inventory that are landslides of the event, as far as is known."""
     return polygons[polygons["change"] != "pre-existing"]
+
+
+def _write_statistics(config: MapConfig, outcome: Outcome, store: ObjectStore) -> None:
+    """Statistics, their figure and the density; without the test of the fit, which fits 200 times."""
+    inventory = run_inventory(event_polygons(outcome.polygons), outcome.cells, config.output.out)
+    statistics = summarize_inventory(inventory, completeness_m2=config.output.min_area)
+    upload(statistics.model_dump_json(indent=1).encode(), store, STATISTICS)
+    series = {"this map": (inventory.sample(config.output.min_area), statistics.sizes.fit)}
+    upload(draw_sizes(series, title="Areas of the landslides of the event"), store, FIGURE)
+    write_cells(measure_density(inventory.polygons, outcome.cells), store, DENSITY)
 
 
 def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:

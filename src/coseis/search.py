@@ -21,6 +21,7 @@ from coseis.addresses import (
     check_address,
     host_of,
     public_form,
+    reach_of,
 )
 from coseis.assets import MissingBandsError, resolve_assets
 from coseis.catalogs import Content, Query, Record, catalog_address, read_catalog
@@ -319,6 +320,7 @@ def _build_scene(
         level=resolved.level,
         sun_azimuth_deg=_degrees(properties, "view:sun_azimuth"),
         sun_elevation_deg=_degrees(properties, "view:sun_elevation"),
+        reach=reach_of(policy),
     )
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from coseis.estimate import Estimate
     from coseis.evaluation.results import EvaluationReport
     from coseis.learn.learning import Learned
+    from coseis.statistics.areas import Interval
+    from coseis.statistics.summary import SizeStatistics, Statistics
 
 
 def show_scores(report: "EvaluationReport") -> None:
@@ -82,6 +84,72 @@ def show_estimate(estimate: "Estimate") -> None:
         click.echo(f"cost: {estimate.cost:.2f}")
 
 
+def show_statistics(found: "Statistics") -> None:
+    """Sizes, laws, density and agreement of an inventory, line by line."""
+    sizes, density = found.sizes, found.density
+    click.echo(
+        f"{sizes.count} landslides; {sizes.complete_count} of {sizes.completeness_m2:g} m2 or more, "
+        f"{sizes.total_m2 / 1e6:.3f} km2, the largest {sizes.largest_m2 or 0:.0f} m2"
+    )
+    if density and density.per_km2 is not None:
+        click.echo(
+            f"density {density.per_km2:.2f} on a km2, {100 * (density.area_share or 0):.2f} % of the ground, "
+            f"on {density.observed_km2:.1f} km2 seen of {density.area_km2:.1f} km2"
+        )
+    rows = {"this inventory": sizes, **found.variants}
+    if found.reference:
+        rows["reference"] = found.reference
+    table = Table("", "count", "tail exponent", "rollover m2", "magnitude: number", "tail", "area")
+    for name, row in rows.items():
+        table.add_row(name, *_size_cells(row))
+    Console().print(table)
+    if sizes.fit is None:
+        click.echo("too few landslides for a law of size")
+    if sizes.lognormal:
+        click.echo(f"inverse gamma against lognormal: {sizes.lognormal.better} (z {sizes.lognormal.z:.1f})")
+    if sizes.goodness:
+        test = sizes.goodness
+        click.echo(
+            f"farthest of the law: {100 * test.distance:.1f} % of the landslides; p {test.p_value:.3f} of "
+            f"{test.simulated} simulations"
+        )
+    for volume in found.volumes:
+        total = volume.total_m3
+        click.echo(
+            f"volume, {volume.relation.name}: {total.value / 1e6:.2f} million m3 "
+            f"({_ends(total, 1e-6, '.2f')}); {volume.relation.reference}"
+        )
+    if found.comparison and found.comparison.error_index is not None:
+        counts = found.comparison.landslides.summary()
+        click.echo(
+            f"against the reference: error index {found.comparison.error_index:.3f}; of ours "
+            f"{_written_score(counts['cover50_precision'])} are covered by half, of theirs "
+            f"{_written_score(counts['cover50_recall'])}"
+        )
+
+
+def _size_cells(row: "SizeStatistics") -> tuple[str, ...]:
+    fit, magnitudes = row.fit, row.magnitudes
+    tail = magnitudes.by_tail
+    return (
+        str(row.complete_count),
+        f"{fit.tail_exponent.value:.2f} ({_ends(fit.tail_exponent, 1, '.2f')})" if fit else "-",
+        f"{fit.rollover_m2.value:.0f} ({_ends(fit.rollover_m2, 1, '.0f')})"
+        if fit and fit.rollover_is_seen
+        else "not seen",
+        *(f"{value:.2f}" if value is not None else "-" for value in (
+            magnitudes.by_number, tail and tail.value, magnitudes.by_area
+        )),
+    )  # fmt: skip
+
+
+def _ends(interval: "Interval", scale: float, form: str) -> str:
+    """Low to high, a question mark where there is no bound."""
+    return "-".join(
+        "?" if end is None else format(end * scale, form) for end in (interval.low, interval.high)
+    )
+
+
 def show_truth(truth: Mapping[str, Any]) -> None:
     """What a simulated event's truth says of its map, a line a part."""
 
@@ -105,6 +173,13 @@ def show_truth(truth: Mapping[str, Any]) -> None:
     click.echo(
         f"observed: {said(observed['mapped'])} of the area, {said(observed['true'])} in truth; "
         f"right on {said(observed['agree'])}"
+    )
+    sizes = truth["sizes"]
+    tails = [sizes[of]["tail_exponent"] for of in ("map", "truth")]
+    shown = ["not known" if tail is None else f"{tail[0]:.2f}" for tail in tails]
+    click.echo(
+        f"sizes from {sizes['completeness_m2']:g} m2 on, map and truth: {sizes['map']['count']} and "
+        f"{sizes['truth']['count']} landslides, tail exponent {shown[0]} and {shown[1]}"
     )
     worst = sorted(truth["false_alarms"].items(), key=lambda alarm: -alarm[1]["px"])[:5]
     alarms = ", ".join(f"{kind.replace('_', ' ')} {100 * one['share']:.1f} %" for kind, one in worst)

@@ -104,6 +104,21 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class AddressPolicy(Value):
+    """Which places the addresses of a catalog may reach."""
+
+    catalog: str = ""
+    """Absolute address of the catalog that the user named: its host, or its folder, is allowed."""
+    allow_hosts: tuple[str, ...] = ()
+    """More hosts, by exact name (`host`, `host:port`) or bucket (`s3://name`); they may be private."""
+    allow_roots: tuple[str, ...] = ()
+    """More folders that a local catalog may reach."""
+
+    def bound_to(self, catalog: str) -> "AddressPolicy":
+        """The same policy for one catalog."""
+        return self.model_copy(update={"catalog": catalog})
+
+
 class BandSource(Value):
     """Where one band of a scene is stored."""
 
@@ -178,6 +193,9 @@ class Scene(Value):
     content: str | None = None
     """SHA-256 of the headers and overviews of its files, measured with `statistics`. Another one tells of
     another file under the same address."""
+    reach: AddressPolicy | None = None
+    """What redirects of its files may lead to, by whoever reads them; None: their own hosts alone. Who may be
+    asked changes no pixel, so it is no part of a run's identity."""
 
     def source(self, band: str) -> BandSource:
         """The source of a band by its common name. Raises KeyError if the scene lacks it."""

@@ -22,7 +22,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from coseis.addresses import is_remote
 from coseis.blocks import for_each, kept_blocks
 from coseis.errors import InputRefusedError
-from coseis.geotiff import FloatBands, GeoTiff, fill_physical, opened, overlap, read_header
+from coseis.geotiff import FloatBands, GeoTiff, fill_physical, overlap, read_header, read_reduced
 from coseis.grid import crs_of
 from coseis.reader import (
     BLOCK_PX,
@@ -195,9 +195,9 @@ def _warp_block(tiff: GeoTiff, key: WarpedBlock) -> NDArray[np.uint8]:
         fill_physical(tiff, key.sources, window, flags, shared_px=BLOCK_PX)
     else:
         # An average of classes is none: from the overviews, the nearest.
-        with opened(tiff.href, tiff.label) as file:
-            indexes = [source.index for source in key.sources]
-            flags[:] = file.read(indexes, window=window, out_shape=flags.shape, resampling=Resampling.nearest)
+        indexes = [source.index for source in key.sources]
+        stored = read_reduced(tiff, indexes, window, shape, resampling=Resampling.nearest)
+        flags[:] = stored[: len(indexes)]
     reproject(
         classify(flags),
         block[0],

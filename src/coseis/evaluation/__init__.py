@@ -21,7 +21,7 @@ from coseis.evaluation.calibration import (
 from coseis.evaluation.comparison import PairedDifference, paired_bootstrap, sum_strata
 from coseis.evaluation.counts import CodeCounts, count_pixels, counted_pixels
 from coseis.evaluation.figure import Panel, draw_outcomes
-from coseis.evaluation.landslides import LandslideCounts, count_landslides, match_polygons
+from coseis.evaluation.landslides import LandslideCounts, count_landslides, count_pairs, match_polygons
 from coseis.evaluation.outcomes import (
     Outcome,
     merge_outcomes,
@@ -56,6 +56,7 @@ __all__ = [
     "compare_rules",
     "count_boundary",
     "count_landslides",
+    "count_pairs",
     "count_pixels",
     "counted_pixels",
     "draw_outcomes",

@@ -101,7 +101,7 @@ def count_landslides(
     ours, count = ndimage.label(predicted & counted)
     both = (theirs > 0) & (ours > 0)
     keys, both_px = np.unique((theirs[both] - 1) * np.int64(count) + ours[both] - 1, return_counts=True)
-    return _count(
+    return count_pairs(
         np.bincount(theirs.ravel(), minlength=labelled + 1)[1:],
         np.bincount(ours.ravel(), minlength=count + 1)[1:],
         pairs=np.stack(np.divmod(keys, max(count, 1))),
@@ -143,7 +143,7 @@ def match_polygons(
     )
     pairs, part = np.unique(np.stack([row, column]), axis=1, return_inverse=True)
     both_px = np.bincount(part.ravel(), weights=shared_px, minlength=pairs.shape[1]).astype(np.int64)
-    return _count(
+    return count_pairs(
         labelled_px,
         predicted_px,
         pairs=pairs,
@@ -153,7 +153,7 @@ def match_polygons(
     )
 
 
-def _count(
+def count_pairs(
     labelled_px: IntArray,
     predicted_px: IntArray,
     *,
@@ -162,7 +162,16 @@ def _count(
     pixel_m2: float,
     min_area_m2: float,
 ) -> LandslideCounts:
-    """Counts from areas; pairs int64 (2, pairs) are rows of labelled and predicted that share both_px."""
+    """Counts from areas and what pairs share.
+
+    Args:
+        labelled_px: int64 (labelled,), pixels; or whole m2, with a pixel_m2 of 1.
+        predicted_px: int64 (predicted,), the same.
+        pairs: int64 (2, pairs), rows of labelled and predicted that share some.
+        both_px: int64 (pairs,), how much.
+        pixel_m2: Area of a pixel, m2.
+        min_area_m2: As for `count_landslides`.
+    """
     row, column = pairs
     same = both_px >= MATCH_SHARE * (labelled_px[row] + predicted_px[column] - both_px)
     matched = np.zeros(labelled_px.size, dtype=bool), np.zeros(predicted_px.size, dtype=bool)

@@ -15,7 +15,7 @@ from coseis.grid import native_resolution_m, output_geobox
 from coseis.labels import LabelConfig, Labels, open_labels
 from coseis.learn.config import PatchesConfig, RegionConfig
 from coseis.learn.limits import LimitedLabels
-from coseis.plan import find_scenes, inspect_scenes, policy_of
+from coseis.plan import find_scenes, inspect_scenes
 from coseis.training.cubes import CubeSource, open_cube_source
 from coseis.training.patches import (
     Patch,
@@ -39,7 +39,7 @@ def find_region(region: RegionConfig, card: ModelCard) -> Found:
     found = find_scenes(region.model_copy(update={"allow_missing_pre": without_pre}), card)
     # Headers are remote reads: none for a phase that nobody looks at.
     seen = tuple(scene for scene in found.scenes if scene.phase in card.phases)
-    measured = inspect_scenes(found.model_copy(update={"scenes": seen}), card, policy_of(region))
+    measured = inspect_scenes(found.model_copy(update={"scenes": seen}))
     return found.model_copy(update={"scenes": measured})
 
 

@@ -1,0 +1,161 @@
+"""A finished run or a file of polygons in, its statistics, their figure and the density of landslides out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import geopandas as gpd
+from obstore.store import ObjectStore
+from rich.console import Console
+
+from coseis.addresses import scheme_of
+from coseis.cluster import connected
+from coseis.config import ClusterConfig
+from coseis.dem_search import DEM, read_dem
+from coseis.draw import draw_polygons
+from coseis.errors import InputRefusedError, UsageError
+from coseis.flat_ground import FlatGround
+from coseis.objects import get_object, open_store
+from coseis.plan import ITEMS, read_plan
+from coseis.progress import progress_bars
+from coseis.publish import DENSITY, FIGURE, STATISTICS
+from coseis.report import RunReport, event_polygons, missing_chunks, read_report
+from coseis.statistics.areas import AreaSample
+from coseis.statistics.density import measure_density
+from coseis.statistics.figure import draw_sizes
+from coseis.statistics.inventory import SUFFIXES, Inventory, read_inventory, run_inventory, within
+from coseis.statistics.summary import Statistics, summarize_inventory
+from coseis.types import least_code
+
+THRESHOLD_STEP = 0.1
+"""How far the threshold is moved, both ways, to see what depends on it."""
+
+
+def describe_inventory(
+    source: str,
+    *,
+    reference: str | None = None,
+    area: str | None = None,
+    completeness_m2: float | None = None,
+    sensitivity: bool = False,
+    simulated: int = 0,
+    out: str | Path | None = None,
+    console: Console | None = None,
+) -> Statistics:
+    """Statistics of a finished run or of any file of polygons.
+
+    Args:
+        source: Address of a run, or a file, see `inventory.read_inventory`.
+        reference: Another inventory of the same event, a run or a file; it is taken where ours was mapped.
+        area: Polygons of what a file has mapped; a run knows it.
+        completeness_m2: Least area from which on nothing is missing; default: a run's least area of a
+            polygon, the area that 1 % of a file's landslides are smaller than.
+        sensitivity: Draw a run's polygons anew at thresholds THRESHOLD_STEP lower and higher.
+        simulated: Inventories for the test of the fit; 0: no test.
+        out: Folder that gets statistics.json, statistics.png and, where what was seen is known,
+            density.parquet.
+        console: Where progress is shown; default: nowhere.
+
+    Raises:
+        UsageError: A file cannot be used, or something was asked of a file that only a run has.
+        InputRefusedError: There is no finished run, or the folder cannot be written.
+    """
+    inventory, least_m2 = _open(source, area)
+    if completeness_m2 is None:
+        completeness_m2 = least_m2
+    variants: Mapping[str, AreaSample] = {}
+    if sensitivity:
+        if _is_file(source):
+            raise UsageError(f"{source} is a file, which has no threshold; --sensitivity is for a run")
+        variants = vary_threshold(source, completeness_m2=completeness_m2, console=console)
+    other = None
+    if reference is not None:
+        other = within(_open(reference, None)[0], inventory)
+    statistics = summarize_inventory(
+        inventory, completeness_m2=completeness_m2, variants=variants, reference=other, simulated=simulated
+    )
+    if out is not None:
+        _write(inventory, other, statistics, Path(out))
+    return statistics
+
+
+def vary_threshold(
+    out: str, *, completeness_m2: float | None = None, console: Console | None = None
+) -> dict[str, AreaSample]:
+    """Areas of a run's landslides at a lower and a higher threshold, drawn as the run's own were.
+
+    Args:
+        out: Address of the run.
+        completeness_m2: As for `describe_inventory`.
+        console: As for `describe_inventory`.
+
+    Raises:
+        InputRefusedError: There is no finished run at `out`, or its cube cannot be read.
+    """
+    store = open_store(out, must_exist=True)
+    report = read_report(store, out)
+    plan = read_plan(get_object(store, ITEMS) or b"", out)
+    missing = {zone.identity.crs: missing_chunks(zone, report.failed) for zone in plan.zones}
+    config = report.config.output.model_copy(update={"out": out})
+    least_m2 = config.min_area if completeness_m2 is None else completeness_m2
+    samples = {}
+    with progress_bars(console) as progress, connected(ClusterConfig(), None) as client:
+        for step in (-THRESHOLD_STEP, THRESHOLD_STEP):
+            value = round(report.threshold.value + step, 2)
+            if not 0 < value <= 1:
+                continue
+            choice = report.threshold.model_copy(
+                update={"rule": "fixed", "code": least_code(value), "value": value}
+            )
+            ground = _ground(report, store)
+            drawing = draw_polygons(plan, config, choice, client, progress, ground, missing)
+            drawn = run_inventory(event_polygons(drawing.polygons), drawing.cells, out)
+            samples[f"threshold {value:g}"] = drawn.sample(least_m2)
+    return samples
+
+
+def _ground(report: RunReport, store: ObjectStore) -> FlatGround | None:
+    """The mask of flat ground that the run was drawn with."""
+    terrain = report.config.terrain
+    if terrain.dem is None or terrain.min_slope is None:
+        return None
+    dem = read_dem(store, terrain.dem, terrain.dem_collection)
+    if dem is None:
+        raise InputRefusedError(f"{DEM} of the run is missing or damaged; draw it anew with coseis vectorize")
+    return FlatGround(dem=dem, min_slope_deg=terrain.min_slope)
+
+
+def _is_file(source: str) -> bool:
+    return scheme_of(source) in ("", "file") and Path(source).suffix.lower() in SUFFIXES
+
+
+def _open(source: str, area: str | None) -> tuple[Inventory, float | None]:
+    """An inventory, and the least area of its polygons where that is known."""
+    if _is_file(source):
+        return read_inventory(source, area=area), None
+    if area is not None:
+        raise UsageError(f"{source} is a run, which knows what it has mapped; --area is for a file")
+    store = open_store(source, must_exist=True)
+    report = read_report(store, source)
+    polygons, cells = (
+        gpd.read_parquet(io.BytesIO(get_object(store, name) or b""))
+        for name in ("landslides.parquet", "observed.parquet")
+    )
+    return run_inventory(event_polygons(polygons), cells, source), report.config.output.min_area
+
+
+def _write(inventory: Inventory, reference: Inventory | None, statistics: Statistics, folder: Path) -> None:
+    least_m2 = statistics.sizes.completeness_m2
+    series = {"this inventory": (inventory.sample(least_m2), statistics.sizes.fit)}
+    if reference is not None and statistics.reference is not None:
+        series["reference"] = (reference.sample(least_m2), statistics.reference.fit)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STATISTICS).write_text(statistics.model_dump_json(indent=1), encoding="utf-8")
+        (folder / FIGURE).write_bytes(draw_sizes(series, title=f"Landslide areas, {inventory.source}"))
+        if inventory.cells is not None:
+            measure_density(inventory.polygons, inventory.cells).to_parquet(folder / DENSITY, index=False)
+    except OSError as error:
+        raise InputRefusedError(f"{folder} cannot be written ({error.strerror})") from error
