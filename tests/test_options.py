@@ -10,7 +10,20 @@ from coseis.cli import cli
 from coseis.config import stage_options
 from coseis.options import given_options
 
-COMMANDS = ("demo", "simulate", "search", "map", "finish", "view", "vectorize", "export", "train", "evaluate", "doctor")
+COMMANDS = (
+    "demo",
+    "simulate",
+    "search",
+    "map",
+    "finish",
+    "view",
+    "vectorize",
+    "export",
+    "train",
+    "evaluate",
+    "statistics",
+    "doctor",
+)
 
 
 def shown(*words: str) -> str:

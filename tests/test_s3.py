@@ -6,9 +6,7 @@ import boto3
 import geopandas as gpd
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
-import fake_network
 from coseis.catalogs import Query
 from coseis.config import OutputConfig
 from coseis.errors import InputRefusedError
@@ -20,26 +18,8 @@ from coseis.search import search_items
 from coseis.store import open_arrays
 from test_geoparquet import WORLD, YEARS, item, read, write
 from test_pipeline import client, found, model, reference, run  # noqa: F401  (fixtures)
-from updating import Event, Item, assert_same_codes, codes_of, map_missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """An S3 server of our own on loopback, with one bucket."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="maps")
-    yield "s3://maps/event"
-    server.stop()
 
 
 def test_run_on_s3_equals_run_in_a_folder(bucket, reference, run, client, tmp_path):  # noqa: F811
@@ -80,18 +60,6 @@ def test_of_several_that_replace_an_object_in_a_bucket_one_does(bucket):
         made = list(pool.map(lambda n: replace_object(store, "plan", b"old", f"{n}".encode()), range(4)))
     assert sum(made) == 1
     assert get_object(store, "plan") == f"{made.index(True)}".encode()
-
-
-def test_an_update_in_a_bucket_is_a_fresh_map(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr("coseis.task.probe_device", fake_network.probe_device)
-    monkeypatch.setattr("coseis.task.ready_network", fake_network.ready_network)
-    event, out = Event(tmp_path), f"{bucket}-updated"  # moto keeps what another test has put
-    event.publish({"pre": Item(), "post": Item()})
-    assert len(map_missing(event.config(out))) == 4
-    event.publish({"pre": Item(), "post": Item(), "post-west": Item()})
-    assert map_missing(event.config(out, update=True)) == {"0_0", "0_1"}
-    map_missing(event.config(tmp_path / "fresh"))
-    assert_same_codes(codes_of(out), codes_of(tmp_path / "fresh"))
 
 
 def test_a_stac_geoparquet_catalog_in_a_bucket(bucket, tmp_path):

@@ -319,3 +319,17 @@ def test_resume_and_update_are_two_things(event, tmp_path):
     assert map_missing(event.config(tmp_path / "new", update=True)) == ALL
     assert (tmp_path / "new" / ITEMS).exists()
     assert plan_of(tmp_path / "new").updates == ()
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_an_update_in_a_bucket_is_a_fresh_map(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("coseis.task.probe_device", fake_network.probe_device)
+    monkeypatch.setattr("coseis.task.ready_network", fake_network.ready_network)
+    event, out = Event(tmp_path), f"{bucket}-updated"  # moto keeps what another test has put
+    event.publish({"pre": Item(), "post": Item()})
+    assert len(map_missing(event.config(out))) == 4
+    event.publish({"pre": Item(), "post": Item(), "post-west": Item()})
+    assert map_missing(event.config(out, update=True)) == {"0_0", "0_1"}
+    map_missing(event.config(tmp_path / "fresh"))
+    assert_same_codes(codes_of(out), codes_of(tmp_path / "fresh"))
