@@ -14,9 +14,14 @@ from distributed.comm.core import CommClosedError
 
 from coseis.config import ClusterConfig
 from coseis.errors import CoseisError, UnreachableError, UsageError
+from coseis.scheduler import await_scheduler
+from coseis.security import client_security, local_security
 
 CONNECT_TIMEOUT_S = 30
 """A scheduler that does not answer, and workers that do not come, end the run after this long."""
+LOOPBACK = "127.0.0.1"
+"""What a local cluster listens on, and on nothing else."""
+DASHBOARD = f"{LOOPBACK}:0"
 KEPT_MEMORY = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 27,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
@@ -43,7 +48,7 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
     """The client to work with; one made here is closed at the end, one passed in is left alone.
 
     Raises:
-        UsageError: a tls:// scheduler, and the certificates for it are not configured.
+        UsageError: a scheduler that may not be reached in this way, see `security.check_scheduler`.
         UnreachableError: the scheduler does not answer, or no worker comes, within CONNECT_TIMEOUT_S.
     """
     if client is not None:
@@ -58,17 +63,15 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
         return
     # Of a scheduler that is lost Dask logs a traceback an attempt to reconnect; `run_jobs` says it in a line.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    await_scheduler(config, CONNECT_TIMEOUT_S)
     try:
-        own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S)
+        own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S, security=client_security(config))
     except OSError as error:
         raise UnreachableError(
             f"scheduler {config.scheduler} does not answer ({error}); run again"
         ) from error
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"scheduler {config.scheduler} cannot be used ({error}); for tls:// name the certificates in "
-            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, __CLIENT__CERT and __CLIENT__KEY"
-        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"scheduler {config.scheduler} cannot be used ({error})") from error
     with own:
         _await_workers(own)
         yield own
@@ -148,7 +151,9 @@ def _local_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
             threads_per_worker=config.threads,
             processes=True,
             # Any free port: with None Dask takes 8787, and warns on stderr when another run has it.
-            dashboard_address="127.0.0.1:0",
+            dashboard_address=DASHBOARD,
+            host=LOOPBACK,
+            security=local_security(),
             silence_logs=40,
         ) as cluster,
     ):
@@ -168,7 +173,9 @@ def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
     try:
         cluster = LocalCUDACluster(
             threads_per_worker=config.threads,
-            dashboard_address="127.0.0.1:0",
+            dashboard_address=DASHBOARD,
+            host=LOOPBACK,
+            security=local_security(),
             silence_logs=40,
             # TensorFlow has the memory of the GPU: Dask holds nothing there.
             rmm_pool_size=None,
