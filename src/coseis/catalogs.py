@@ -4,23 +4,21 @@ Static catalogs are walked here rather than by pystac, so that every link is che
 one bad link does not end the walk.
 """
 
-import difflib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
-from pystac_client import Client
-from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
 from requests.auth import AuthBase
 
 from coseis.addresses import (
     BUCKETS,
+    PLANET_HOST,
     AddressPolicy,
     absolute_address,
     check_address,
@@ -28,22 +26,18 @@ from coseis.addresses import (
     host_of,
     is_remote,
     public_form,
-    unanswered,
 )
-from coseis.errors import CoseisError, InputRefusedError, UnreachableError
+from coseis.documents import Document, read_document, read_file
+from coseis.errors import InputRefusedError, UnreachableError
 from coseis.event import Refused, Window
 from coseis.geoparquet import is_parquet, read_items
+from coseis.stac_api import Ask, dicts, is_api, link_of, refuse_unknown, search_api
 
 MAX_DOCUMENTS = 20_000
 """Most documents of one walk, and most items of one API search: more is a catalog to be narrowed."""
-MAX_DOCUMENT_BYTES = 256 * 2**20
-PAGE_ITEMS = 250
-"""Items a page of an API search; the most that Planet's gives."""
+SEARCH_LIMIT_S = 1800
+"""Longest that all documents of a search may take together."""
 READ_THREADS = 8
-PLANET_HOST = "api.planet.com"
-
-Document = dict[str, Any]
-_Reader = Callable[[str], Document]
 
 
 class Record(NamedTuple):
@@ -105,28 +99,68 @@ def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
         UnreachableError: no answer; run again.
     """
     with checked_session(policy) as session:
-        session.auth = _PlanetKey(host_of(address))
-
-        def read(link: str) -> Document:
-            checked = check_address(link, policy)
-            return _read_remote(checked, session) if is_remote(checked) else _read_file(Path(checked))
-
+        ask = _asking(address, policy, session)
         if is_parquet(address):
             return _read_table(check_address(address, policy), query, session)
-        document = read(address)
-        if document.get("type") not in ("Catalog", "Collection", "Feature", "FeatureCollection"):
-            raise InputRefusedError(
-                f"{public_form(address)} is no STAC catalog: its type is {document.get('type')!r}; "
-                "expected Catalog, Collection, Feature or FeatureCollection"
-            )
+        document = ask(address, None)
+        _check_type(document, address)
         if document["type"] == "Collection" and is_remote(address):
-            root = _link(document, "root")
-            if root and _link(document, "items") and _is_api(above := read(absolute_address(root, address))):
+            root = link_of(document, "root").get("href")
+            above = absolute_address(str(root), address)
+            if root and link_of(document, "items") and is_api(api := ask(above, None)):
                 only = query._replace(collections=[str(document.get("id"))])
-                return _search_api(absolute_address(root, address), above, only, session)
-        if _is_api(document):
-            return _search_api(address, document, query, session)
-        return _walk(address, document, query, read)
+                return _search_api(above, api, only, ask)
+        if is_api(document):
+            return _search_api(address, document, query, ask)
+        return _walk(address, document, query, ask)
+
+
+def probe_catalog(catalog: str) -> str:
+    """What kind of catalog answers there; of a catalog of documents only the first is read.
+
+    Args:
+        catalog: As the user names it.
+
+    Raises:
+        InputRefusedError, UnreachableError: as `read_catalog`.
+    """
+    address = catalog_address(catalog)
+    policy = AddressPolicy(catalog=address)
+    with checked_session(policy) as session:
+        if is_parquet(address):
+            before_satellites = (datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 2, tzinfo=UTC))
+            nothing = Query((), (0.0, 0.0, 0.0, 0.0), (before_satellites,))
+            _read_table(check_address(address, policy), nothing, session)
+            return "stac-geoparquet"
+        document = _asking(address, policy, session)(address, None)
+    _check_type(document, address)
+    return "STAC API" if is_api(document) else f"STAC {document['type']}"
+
+
+def _asking(address: str, policy: AddressPolicy, session: requests.Session) -> Ask:
+    """Reads the documents of one search: each address checked, all within SEARCH_LIMIT_S."""
+    session.auth = _PlanetKey(host_of(address))
+    until = time.monotonic() + SEARCH_LIMIT_S
+
+    def ask(link: str, query: Document | None) -> Document:
+        checked = check_address(link, policy)
+        if time.monotonic() > until:
+            raise UnreachableError(
+                f"{public_form(address)} takes longer than {SEARCH_LIMIT_S} s; run again, or search less"
+            )
+        if is_remote(checked):
+            return read_document(checked, session, until=until, query=query)
+        return read_file(Path(checked))
+
+    return ask
+
+
+def _check_type(document: Document, address: str) -> None:
+    if document.get("type") not in ("Catalog", "Collection", "Feature", "FeatureCollection"):
+        raise InputRefusedError(
+            f"{public_form(address)} is no STAC catalog: its type is {document.get('type')!r}; "
+            "expected Catalog, Collection, Feature or FeatureCollection"
+        )
 
 
 def _read_table(address: str, query: Query, session: requests.Session) -> Content:
@@ -135,7 +169,7 @@ def _read_table(address: str, query: Query, session: requests.Session) -> Conten
     )
     missing = [name for name in query.collections if name not in table.known]
     if missing and not table.items:
-        _refuse_unknown(missing, sorted(table.known), public_form(address))
+        refuse_unknown(missing, sorted(table.known), public_form(address))
     _check_count(len(table.items), public_form(address))
     records = [
         Record(item, _self_address(item) or address, table.collections.get(str(item.get("collection")), {}))
@@ -157,106 +191,16 @@ class _PlanetKey(AuthBase):
         return request
 
 
-def _read_file(path: Path) -> Document:
-    try:
-        return _parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise InputRefusedError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def _read_remote(address: str, session: requests.Session) -> Document:
-    shown = public_form(address)
-    body = bytearray()
-    try:
-        with session.get(address, headers={"Accept": "application/json, */*;q=0.5"}, stream=True) as response:
-            _check_status(response.status_code, shown)
-            for part in response.iter_content(2**20):
-                body += part
-                if len(body) > MAX_DOCUMENT_BYTES:
-                    raise InputRefusedError(f"{shown} is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")
-            return _parse(bytes(body), f"{shown} ({response.headers.get('Content-Type', 'no content type')})")
-    except requests.RequestException as error:
-        raise unanswered(address, error) from error
-
-
-def _parse(body: bytes, shown: str) -> Document:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InputRefusedError(
-            f"{shown} is not JSON; expected a STAC API, catalog, collection or item file"
-        ) from error
-    if not isinstance(document, dict):
-        raise InputRefusedError(f"{shown} holds a JSON {type(document).__name__}; expected a STAC document")
-    return document
-
-
-def _check_status(status: int | None, shown: str) -> None:
-    if status in (401, 403):
-        key = "; set PL_API_KEY to your key" if PLANET_HOST in shown else ""
-        raise InputRefusedError(f"{shown} denies access (HTTP {status}){key}")
-    if status is not None and 400 <= status < 500:
-        raise InputRefusedError(f"{shown} answers HTTP {status}; is the address right?")
-    if status is not None and status >= 500:
-        raise UnreachableError(f"{shown} answers HTTP {status}; run again")
-
-
-def _is_api(document: Document) -> bool:
-    classes = document.get("conformsTo")
-    return isinstance(classes, list) and any("item-search" in str(name) for name in classes)
-
-
-def _search_api(address: str, root: Document, query: Query, session: requests.Session) -> Content:
-    shown = public_form(address)
-    # Its own retries are off: the session has them, with the check of each hop.
-    stac_io = StacApiIO(max_retries=None)
-    stac_io.session = session
-    methods = {link.get("method", "GET") for link in _dicts(root.get("links")) if link.get("rel") == "search"}
-    try:
-        client = Client.open(address, stac_io=stac_io)
-        _check_collections_api(client, query.collections, shown)
-        collections: dict[str, Document] = {}
-        records: dict[tuple[str, str], Record] = {}
-        for window in query.windows:
-            search = client.search(
-                method="POST" if "POST" in methods else "GET",
-                collections=list(query.collections) or None,
-                bbox=list(query.bbox),
-                datetime=list(window),
-                limit=PAGE_ITEMS,
-                max_items=MAX_DOCUMENTS + 1,
-            )
-            for item in search.items_as_dicts():
-                name = str(item.get("collection") or "")
-                if name and name not in collections:
-                    found = client.get_collection(name)
-                    collections[name] = found.to_dict(transform_hrefs=False) if found else {}
-                base = _self_address(item) or address
-                records[name, str(item.get("id"))] = Record(item, base, collections.get(name, {}))
-                _check_count(len(records), shown)
-    except APIError as error:
-        if isinstance(error.__context__, CoseisError):
-            raise error.__context__ from error
-        _check_status(getattr(error, "status_code", None), shown)
-        raise unanswered(address, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputRefusedError(f"{shown} does not answer as a STAC API does ({error})") from error
-    return Content(list(records.values()), [])
-
-
-def _check_collections_api(client: Client, wanted: Sequence[str], shown: str) -> None:
-    missing = [name for name in wanted if client.get_collection(name) is None]
-    if missing:
-        _refuse_unknown(missing, [collection.id for collection in client.get_collections()], shown)
-
-
-def _refuse_unknown(missing: Sequence[str], known: Sequence[str], shown: str) -> None:
-    folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(missing[0].casefold(), folded, n=1, cutoff=0.5)
-    hint = f". Did you mean {folded[near[0]]}?" if near else ""
-    raise InputRefusedError(
-        f"{shown} has no collection {', '.join(missing)}; it has: {', '.join(sorted(known)) or 'none'}{hint}"
+def _search_api(address: str, root: Document, query: Query, ask: Ask) -> Content:
+    records: dict[tuple[str, str], Record] = {}
+    found = search_api(
+        address, root, collections=query.collections, bbox=query.bbox, windows=query.windows, ask=ask
     )
+    for item, collection in found:
+        key = (str(item.get("collection") or ""), str(item.get("id")))
+        records[key] = Record(item, _self_address(item) or address, collection)
+        _check_count(len(records), public_form(address))
+    return Content(list(records.values()), [])
 
 
 def _check_count(count: int, shown: str) -> None:
@@ -267,7 +211,7 @@ def _check_count(count: int, shown: str) -> None:
         )
 
 
-def _walk(address: str, document: Document, query: Query, read: _Reader) -> Content:
+def _walk(address: str, document: Document, query: Query, ask: Ask) -> Content:
     """Breadth first, each level read by a few threads; the order is that of the links."""
     content = Content([], [])
     known: set[str] = set()
@@ -286,7 +230,7 @@ def _walk(address: str, document: Document, query: Query, read: _Reader) -> Cont
             _check_count(len(seen), public_form(address))
             level = []
             for (link, collection), answer in zip(
-                links, pool.map(lambda link: _attempt(read, link[0]), links), strict=True
+                links, pool.map(lambda link: _attempt(ask, link[0]), links), strict=True
             ):
                 if isinstance(answer, InputRefusedError):
                     name = "/".join(public_form(link).split("/")[-2:])
@@ -295,13 +239,13 @@ def _walk(address: str, document: Document, query: Query, read: _Reader) -> Cont
                     level.append((link, answer, collection))
     missing = [name for name in query.collections if name not in known]
     if missing:
-        _refuse_unknown(missing, sorted(known), public_form(address))
+        refuse_unknown(missing, sorted(known), public_form(address))
     return content
 
 
-def _attempt(read: _Reader, link: str) -> Document | InputRefusedError:
+def _attempt(ask: Ask, link: str) -> Document | InputRefusedError:
     try:
-        return read(link)
+        return ask(link, None)
     except InputRefusedError as error:
         return error
 
@@ -313,7 +257,7 @@ def _collection_ids(node: Document) -> Iterator[Any]:
 
 
 def _items(node: Document) -> list[Document]:
-    return [node] if node.get("type") == "Feature" else _dicts(node.get("features"))
+    return [node] if node.get("type") == "Feature" else dicts(node.get("features"))
 
 
 def _records(place: str, node: Document, collection: Document, wanted: Sequence[str]) -> Iterator[Record]:
@@ -332,21 +276,11 @@ def _links(place: str, node: Document, wanted: Sequence[str]) -> Iterator[str]:
         rels = {"next"} if is_remote(place) else set()
     elif node.get("type") == "Catalog" or not wanted or node.get("id") in wanted:
         rels |= {"item", "items"}
-    for link in _dicts(node.get("links")):
+    for link in dicts(node.get("links")):
         if link.get("rel") in rels and link.get("href") and link.get("method", "GET") == "GET":
             yield absolute_address(str(link["href"]), place)
 
 
 def _self_address(item: Document) -> str | None:
-    href = _link(item, "self")
+    href = str(link_of(item, "self").get("href", ""))
     return href if "://" in href else None
-
-
-def _link(document: Document, rel: str) -> str:
-    """Href of the first link of a kind, empty if there is none."""
-    links = _dicts(document.get("links"))
-    return next((str(link["href"]) for link in links if link.get("rel") == rel and link.get("href")), "")
-
-
-def _dicts(listed: object) -> list[Document]:
-    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []

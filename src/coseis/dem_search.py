@@ -28,8 +28,9 @@ from coseis.addresses import (
     public_form,
 )
 from coseis.assets import is_geotiff, refuse_signature
-from coseis.catalogs import Document, Query, Record, catalog_address, read_catalog
+from coseis.catalogs import Query, Record, catalog_address, read_catalog
 from coseis.dem import Dem, DemTile, transformer
+from coseis.documents import Document
 from coseis.errors import InputRefusedError, UsageError
 from coseis.geotiff import header_of
 from coseis.objects import get_object, open_store, put_object
