@@ -22,6 +22,8 @@ CONNECT_TIMEOUT_S = 30
 LOOPBACK = "127.0.0.1"
 """What a local cluster listens on, and on nothing else."""
 DASHBOARD = f"{LOOPBACK}:0"
+SILENT = logging.CRITICAL
+"""What ends a run is told in a line; Dask adds tracebacks of its own, of heartbeats while it closes too."""
 KEPT_MEMORY = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 27,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
@@ -154,7 +156,7 @@ def _local_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
             dashboard_address=DASHBOARD,
             host=LOOPBACK,
             security=local_security(),
-            silence_logs=40,
+            silence_logs=SILENT,
         ) as cluster,
     ):
         yield cluster
@@ -176,7 +178,7 @@ def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
             dashboard_address=DASHBOARD,
             host=LOOPBACK,
             security=local_security(),
-            silence_logs=40,
+            silence_logs=SILENT,
             # TensorFlow has the memory of the GPU: Dask holds nothing there.
             rmm_pool_size=None,
             device_memory_limit=None,
