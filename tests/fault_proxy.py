@@ -42,7 +42,14 @@ class Request(NamedTuple):
     """How often this was asked before, so that a plan does not depend on the order of threads."""
 
 
+class Answer(NamedTuple):
+    status: int
+    headers: list[tuple[str, str]]
+    content: bytes
+
+
 Plan = Callable[[Request], Fault | None]
+Rewrite = Callable[[Request, Answer], Answer]
 
 
 class FaultProxy(NamedTuple):
@@ -63,8 +70,17 @@ def seeded(seed: int, share: float, faults: Sequence[Fault], *, most: int = 2) -
 
 
 @contextmanager
-def faulty(upstream: str, plan: Plan, *, stall_s: float = 30) -> Iterator[FaultProxy]:
-    """Forwards to `upstream` (http://host:port) and breaks what the plan says."""
+def faulty(
+    upstream: str, plan: Plan, *, stall_s: float = 30, rewrite: Rewrite | None = None
+) -> Iterator[FaultProxy]:
+    """Forwards to `upstream` (http://host:port) and breaks what the plan says.
+
+    Args:
+        upstream: Where whole answers come from.
+        plan: What to break.
+        stall_s: How long a stall lasts.
+        rewrite: Changes an answer that the plan leaves whole: what no broken wire makes, but a bad server.
+    """
     proxy_lock = threading.Lock()
     counts: Counter[tuple[str, str, str]] = Counter()
     injected: list[tuple[Request, Fault]] = []
@@ -89,6 +105,8 @@ def faulty(upstream: str, plan: Plan, *, stall_s: float = 30) -> Iterator[FaultP
             if fault is Fault.RESET:
                 return self._reset()
             status, headers, content = self._ask(body)
+            if fault is None and rewrite:
+                status, headers, content = rewrite(request, Answer(status, headers, content))
             if fault is None or self.command == "HEAD":
                 return self._answer(status, headers, content)
             self.close_connection = True
@@ -115,7 +133,9 @@ def faulty(upstream: str, plan: Plan, *, stall_s: float = 30) -> Iterator[FaultP
 
         def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             connection = http.client.HTTPConnection(host, timeout=UPSTREAM_TIMEOUT_S)
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+            # What is to be rewritten must be readable.
+            left_out = HOP | {"accept-encoding"} if rewrite else HOP
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
             try:
                 connection.request(self.command, self.path, body, headers)
                 answer = connection.getresponse()

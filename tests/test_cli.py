@@ -20,7 +20,7 @@ from coseis import cluster
 from coseis.card import ModelCard, Normalization, Stretch
 from coseis.cli import main
 from coseis.config import ClusterConfig
-from coseis.errors import UnreachableError, UsageError
+from coseis.errors import UnreachableError
 from coseis.event import Found
 from coseis.jobs import run_jobs
 from coseis.model import CARD_NAME, WEIGHTS_NAME
@@ -443,12 +443,6 @@ def test_a_scheduler_that_is_lost_ends_with_75():
         local.close()
         with pytest.raises(UnreachableError, match=r"the scheduler is lost .*run again with --resume"):
             list(ended)
-
-
-def test_a_tls_scheduler_needs_certificates():
-    config = ClusterConfig(scheduler="tls://127.0.0.1:8786")
-    with pytest.raises(UsageError, match="DASK_DISTRIBUTED__COMM__TLS__CA_FILE"), cluster.connected(config):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -355,8 +355,10 @@ def test_an_api_that_never_ends_is_given_up(monkeypatch):
         def get(self, path: str, default: Page | None = None) -> Page:
             if path.split("?")[0] in pages:
                 return pages[path.split("?")[0]]
-            more = [link("next", f"{pages['root'].body}/page{next(count)}")]
-            return Page({"type": "FeatureCollection", "features": [feature(collection=None)], "links": more})
+            number = next(count)
+            more = [link("next", f"{pages['root'].body}/page{number}")]
+            item = feature(collection=None, id=f"post-{number}")
+            return Page({"type": "FeatureCollection", "features": [item], "links": more})
 
     with serve(Endless()) as root:
         pages["root"] = Page(root)

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
@@ -29,7 +29,10 @@ READ_TIMEOUT_S = 60
 RETRIES = 3
 RETRY_DELAY_S = 0.5
 MAX_REDIRECTS = 5
+MAX_RETRY_AFTER_S = 60
+"""A server that says when to come back is believed up to this: it could make us wait for hours."""
 GDAL_CACHE_MB = "256"
+PLANET_HOST = "api.planet.com"
 
 WEB = ("http", "https")
 BUCKETS = ("s3", "gs", "az")
@@ -280,17 +283,25 @@ class _CheckedTlsConnection(_CheckedConnection, HTTPSConnection):
     """The same over TLS."""
 
 
+class _PatientRetry(Retry):
+    """Waits as long as the server says in Retry-After, within reason."""
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        """Seconds, None if the server does not say."""
+        said = super().get_retry_after(response)
+        return None if said is None else min(said, MAX_RETRY_AFTER_S)
+
+
 class _CheckedAdapter(HTTPAdapter):
     """Transport of `checked_session`: requests asks it for every hop, so no redirect escapes the check."""
 
     def __init__(self, policy: AddressPolicy, retries: int, connections: int) -> None:
         self._policy = policy
-        retry = Retry(
+        retry = _PatientRetry(
             total=retries,
             backoff_factor=RETRY_DELAY_S,
             status_forcelist=(429, 500, 502, 503, 504) if retries else (),
             allowed_methods=("GET", "POST"),  # a STAC search by POST only reads
-            respect_retry_after_header=False,  # a server could make us wait for hours
             redirect=0,
         )
         super().__init__(max_retries=retry, pool_maxsize=connections)

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from requests.auth import AuthBase
 
 from coseis.addresses import (
     BUCKETS,
+    PLANET_HOST,
     AddressPolicy,
     absolute_address,
     check_address,
@@ -27,13 +29,12 @@ from coseis.addresses import (
     host_of,
     is_remote,
     public_form,
-    unanswered,
 )
 from coseis.errors import CoseisError, InputRefusedError
 from coseis.event import Refused, Window
 from coseis.geoparquet import is_parquet, read_items
 from coseis.items import MAX_ID, Document, clean_text
-from coseis.stac_io import CheckedStacIO, DocumentReader, TooMuchError, check_status
+from coseis.stac_io import CheckedStacIO, DocumentReader, TooMuchError
 
 MAX_DOCUMENTS = 20_000
 """Most documents of one walk, and most items of one search: more is a catalog to be narrowed."""
@@ -42,7 +43,6 @@ REASON_LETTERS = 200
 PAGE_ITEMS = 250
 """Items a page of an API search; the most that Planet's gives."""
 READ_THREADS = 8
-PLANET_HOST = "api.planet.com"
 
 
 class Record(NamedTuple):
@@ -105,16 +105,10 @@ def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
     """
     with checked_session(policy) as session:
         session.auth = _PlanetKey(host_of(address))
-
-        reader = DocumentReader(session, policy)
         if is_parquet(address):
             return _read_table(check_address(address, policy), query, session)
+        reader = DocumentReader(session, policy)
         document = _first(reader, address)
-        if document.get("type") not in ("Catalog", "Collection", "Feature", "FeatureCollection"):
-            raise InputRefusedError(
-                f"{public_form(address)} is no STAC catalog: its type is {repr(document.get('type'))[:40]}; "
-                "expected Catalog, Collection, Feature or FeatureCollection"
-            )
         if document["type"] == "Collection" and is_remote(address):
             root = _link(document, "root")
             if (
@@ -127,6 +121,28 @@ def read_catalog(address: str, query: Query, policy: AddressPolicy) -> Content:
         if _is_api(document):
             return _search_api(address, document, query, reader)
         return _walk(address, document, query, reader)
+
+
+def probe_catalog(catalog: str) -> str:
+    """What kind of catalog answers there; of a catalog of documents only the first is read.
+
+    Args:
+        catalog: As the user names it.
+
+    Raises:
+        InputRefusedError, UnreachableError: as `read_catalog`.
+    """
+    address = catalog_address(catalog)
+    policy = AddressPolicy(catalog=address)
+    with checked_session(policy) as session:
+        session.auth = _PlanetKey(host_of(address))
+        if is_parquet(address):
+            before_satellites = (datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 2, tzinfo=UTC))
+            nothing = Query((), (0.0, 0.0, 0.0, 0.0), (before_satellites,))
+            _read_table(check_address(address, policy), nothing, session)
+            return "stac-geoparquet"
+        document = _first(DocumentReader(session, policy), address)
+    return "STAC API" if _is_api(document) else f"STAC {document['type']}"
 
 
 def _read_table(address: str, query: Query, session: requests.Session) -> Content:
@@ -158,13 +174,14 @@ class _PlanetKey(AuthBase):
 
 
 def _first(reader: DocumentReader, address: str) -> Document:
-    """The document that the user named; Planet's own denies access without a key."""
-    try:
-        return reader.read(address)
-    except InputRefusedError as error:
-        if host_of(address) == PLANET_HOST and "denies access" in str(error):
-            raise InputRefusedError(f"{error}; set PL_API_KEY to your key") from error
-        raise
+    """The document that the user named."""
+    document = reader.read(address)
+    if document.get("type") not in ("Catalog", "Collection", "Feature", "FeatureCollection"):
+        raise InputRefusedError(
+            f"{public_form(address)} is no STAC catalog: its type is {repr(document.get('type'))[:40]}; "
+            "expected Catalog, Collection, Feature or FeatureCollection"
+        )
+    return document
 
 
 def _is_api(document: Document) -> bool:
@@ -183,8 +200,7 @@ def _search_api(address: str, root: Document, query: Query, reader: DocumentRead
             warnings.simplefilter("ignore")
             records = _ask(address, query, reader, "POST" if "POST" in methods else "GET")
     except APIError as error:
-        check_status(getattr(error, "status_code", None), shown)
-        raise unanswered(address, error) from error
+        raise InputRefusedError(str(error)) from error
     except CoseisError:
         raise
     # pystac takes an answer for what it should be: one that is not ends in any kind of exception.
@@ -213,6 +229,8 @@ def _ask(address: str, query: Query, reader: DocumentReader, method: str) -> lis
         )
         for item in search.items_as_dicts():
             name = str(item.get("collection") or "")
+            if query.collections and name not in query.collections:
+                continue  # A server may give more than it was asked for.
             if name and name not in collections:
                 found = client.get_collection(name)
                 collections[name] = found.to_dict(transform_hrefs=False) if found else {}

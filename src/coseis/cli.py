@@ -14,7 +14,7 @@ from rich.table import Table
 
 from coseis import __version__
 from coseis.addresses import public_form
-from coseis.config import OutputConfig, SearchConfig, TerrainConfig, load_config, load_stage
+from coseis.config import ClusterConfig, OutputConfig, SearchConfig, TerrainConfig, load_config, load_stage
 from coseis.errors import CoseisError, IncompleteError, InputRefusedError, UnreachableError
 from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
@@ -485,19 +485,40 @@ def statistics(
 
 
 @cli.command()
-def doctor() -> None:
-    """Show versions, devices, and which credentials are set.
+@click.option("--catalog", default=None, help="Look whether this STAC API, catalog or file answers.")
+@click.option(
+    "--scheduler",
+    default="local",
+    envvar="DASK_SCHEDULER_ADDRESS",
+    help="Look whether this scheduler answers, and which workers it has.",
+)
+@click.option("--tls-ca", default=None, help="As for map.")
+@click.option("--tls-cert", default=None, help="As for map.")
+@click.option("--tls-key", default=None, help="As for map.")
+@click.option("--plain-scheduler", is_flag=True, default=None, help="As for map.")
+@click.option("--out", default=None, help="Look whether a run can be written there.")
+def doctor(catalog: str | None, out: str | None, **cluster: Any) -> None:
+    """Show versions, devices, credentials, and what answers.
 
-    The values of credentials are never shown.
+    The values of credentials are never shown. Ends with the exit code that a run would end with if what it
+    was asked to look at does not answer.
 
     \b
     Example:
       coseis doctor
+      coseis doctor --catalog https://example.org/stac --out s3://maps/iburi
     """
-    from coseis.doctor import findings
+    config = load_stage(ClusterConfig, given_options(cluster))
+    from coseis.doctor import certificates, findings, reachability
 
-    for topic, text in findings():
+    for topic, text in (*findings(), *certificates(config)):
         click.echo(f"{topic:32} {_one_line(text)}")
+    errors: list[CoseisError] = []
+    for topic, answer in reachability(catalog=catalog, config=config, out=out):
+        click.echo(f"{topic:32} {_one_line(str(answer))}")
+        errors += [answer] if isinstance(answer, CoseisError) else []
+    if errors:
+        raise errors[0]
 
 
 def _conclude(report: "RunReport", settings: OutputConfig) -> None:

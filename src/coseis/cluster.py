@@ -11,11 +11,17 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from coseis.config import ClusterConfig
 from coseis.errors import UnreachableError, UsageError
 from coseis.jobs import Patience, await_workers, set_patience
+from coseis.scheduler import await_scheduler
+from coseis.security import client_security, local_security
 
 CONNECT_TIMEOUT_S = 30
 """A scheduler that does not answer ends the run after this long."""
 CLOSE_TIMEOUT_S = 3
 """For the goodbye to a scheduler, which may hang."""
+LOOPBACK = "127.0.0.1"
+"""What a local cluster listens on, and on nothing else."""
+DASHBOARD = f"{LOOPBACK}:0"
+"""Any free port: with None Dask takes 8787, and warns on stderr when another run has it."""
 SILENT = ("distributed", "distributed.client", "tornado.application", "asyncio")
 """Loggers: of a scheduler or worker that is lost Dask logs tracebacks; `jobs` says it in a line."""
 LOCAL_WORKERS = {
@@ -37,7 +43,7 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
     """The client to work with; one made here is closed at the end, one passed in is left alone.
 
     Raises:
-        UsageError: a tls:// scheduler, and the certificates for it are not configured.
+        UsageError: a scheduler that may not be reached in this way, see `security.check_scheduler`.
         UnreachableError: the scheduler does not answer, or no worker comes in time.
     """
     patience = Patience(config.scheduler_timeout_s, config.worker_timeout_s)
@@ -55,17 +61,15 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
             own.register_plugin(_IgnoreInterrupt())
             yield own
         return
+    await_scheduler(config, CONNECT_TIMEOUT_S)
     try:
-        own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S)
+        own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S, security=client_security(config))
     except OSError as error:
         raise UnreachableError(
             f"scheduler {config.scheduler} does not answer ({error}); run again"
         ) from error
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"scheduler {config.scheduler} cannot be used ({error}); for tls:// name the certificates in "
-            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, __CLIENT__CERT and __CLIENT__KEY"
-        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"scheduler {config.scheduler} cannot be used ({error})") from error
     set_patience(own, patience)
     try:
         await_workers(own)
@@ -91,8 +95,9 @@ def _local_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
                 n_workers=config.workers,
                 threads_per_worker=config.threads,
                 processes=True,
-                # Any free port: with None Dask takes 8787, and warns on stderr when another run has it.
-                dashboard_address="127.0.0.1:0",
+                dashboard_address=DASHBOARD,
+                host=LOOPBACK,
+                security=local_security(),
                 silence_logs=logging.CRITICAL,
             )
         except (RuntimeError, OSError) as error:
@@ -114,7 +119,9 @@ def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
     try:
         cluster = LocalCUDACluster(
             threads_per_worker=config.threads,
-            dashboard_address="127.0.0.1:0",
+            dashboard_address=DASHBOARD,
+            host=LOOPBACK,
+            security=local_security(),
             silence_logs=logging.CRITICAL,
             # TensorFlow has the memory of the GPU: Dask holds nothing there.
             rmm_pool_size=None,

@@ -138,7 +138,7 @@ def _fetch(
         )
     except (OSError, ValueError) as error:
         raise InputRefusedError(f"{label} cannot be read: {_reason(error)}") from error
-    with os.fdopen(number, "rb") as opened:
+    try:
         state = os.fstat(number)
         if not stat.S_ISREG(state.st_mode):
             raise InputRefusedError(f"{label} cannot be read: it is no plain file")
@@ -146,10 +146,13 @@ def _fetch(
         if known is not None:
             check_same(label, known, now)
         try:
-            opened.seek(start)
-            content = opened.read(stop - start)
+            with os.fdopen(number, "rb", closefd=False) as opened:
+                opened.seek(start)
+                content = opened.read(stop - start)
         except OSError as error:
             raise InputRefusedError(f"{label} cannot be read: {_reason(error)}") from error
+    finally:
+        os.close(number)
     return Answer(start, content, now)
 
 

@@ -60,6 +60,7 @@ from coseis.report import (
     read_report,
     write_part,
 )
+from coseis.security import check_scheduler
 from coseis.store import DoneRecord, create_cube
 from coseis.task import TaskReport, check_plan, fail_chunk
 from coseis.threshold import choose_threshold
@@ -113,6 +114,8 @@ def estimate_event(
     out = config.output.out
     there = scheme_of(out) not in ("", "file") or local_path(out).is_dir()
     store = open_store(out) if there else MemoryStore()
+    if client is None:
+        check_scheduler(config.cluster)
     with ExitStack() as stack:
 
         @cache
@@ -246,6 +249,8 @@ def _predict_run(
     config: MapConfig, client: Client | None, clock: Clock, progress: Progress, stack: ExitStack
 ) -> tuple[Plan, Client, PartReport]:
     """Plans a run, or takes its plan, and predicts this process's share of what is not done yet."""
+    if client is None:
+        check_scheduler(config.cluster)
     store = open_store(config.output.out, prove_writable=True)
 
     @cache

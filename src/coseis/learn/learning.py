@@ -24,6 +24,7 @@ from coseis.learn.regions import find_region, open_patches, open_region
 from coseis.model import Model, save_model
 from coseis.predict import to_codes
 from coseis.progress import one_step, progress_bars
+from coseis.security import check_scheduler
 from coseis.training.checkpoint import CHECKPOINT_NAME
 from coseis.training.measure import choose_threshold, predict_source
 from coseis.training.sources import Source
@@ -76,6 +77,8 @@ def learn_model(
         UnreachableError: the catalog or the scheduler does not answer, or is lost.
     """
     folder = Path(config.output.out)
+    if client is None:
+        check_scheduler(config.cluster)
     _check_folder(folder, resume=config.output.resume)
     start = begin_model(config.model, _classes(config), folder)
     card = start.card if isinstance(start, Model) else start
