@@ -234,15 +234,9 @@ class ClusterConfig(Value):
     threads: Annotated[int, Field(ge=1)] = Field(
         2, description="Threads a local worker: one computes, the others read and write."
     )
-    tls_ca: str | None = Field(
-        None, description="PEM file of the CA of a tls:// scheduler; Dask's setting if not given."
-    )
-    tls_cert: str | None = Field(
-        None, description="PEM file of this client's certificate for it; Dask's setting if not given."
-    )
-    tls_key: str | None = Field(
-        None, description="PEM file of its private key; in --tls-cert, or Dask's setting, if not given."
-    )
+    tls_ca: str | None = Field(None, description="PEM file of a tls:// scheduler's CA. Default: Dask's.")
+    tls_cert: str | None = Field(None, description="PEM file of our certificate for it. Default: Dask's.")
+    tls_key: str | None = Field(None, description="PEM file of its key. Default: in --tls-cert, or Dask's.")
     plain_scheduler: bool = Field(
         False, description="Use a tcp:// scheduler of another machine: everybody there can run code on it."
     )

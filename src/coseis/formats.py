@@ -36,6 +36,8 @@ SHAPEFILE_NAMES: Mapping[str, str] = {
     "elevation_max_m": "elev_max",
     "slope_mean_deg": "slope_mean",
     "slope_p90_deg": "slope_p90",
+    "amalgamation": "amalgam",
+    "volume_soil_m3": "vol_soil",
 }
 """Columns whose names are longer than the ten letters of a Shapefile, and their names there."""
 MOST_SHAPEFILE_BYTES = 2**31

@@ -1,18 +1,28 @@
 """What a command has found goes in, the lines that it prints come out."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from coseis.errors import IncompleteError
+
 if TYPE_CHECKING:
+    from coseis.config import OutputConfig
     from coseis.estimate import Estimate
     from coseis.evaluation.results import EvaluationReport
     from coseis.learn.learning import Learned
+    from coseis.report import FailedChunk, RunReport
     from coseis.statistics.areas import Interval
     from coseis.statistics.summary import SizeStatistics, Statistics
+
+MESSAGE_LETTERS = 3000
+"""Longest message; what is left out is its middle, for a message ends with what to do."""
+LISTED_FAILURES = 10
+"""Failed chunks that are named on the terminal; all are in run.json."""
 
 
 def show_scores(report: "EvaluationReport") -> None:
@@ -184,3 +194,57 @@ def show_truth(truth: Mapping[str, Any]) -> None:
     worst = sorted(truth["false_alarms"].items(), key=lambda alarm: -alarm[1]["px"])[:5]
     alarms = ", ".join(f"{kind.replace('_', ' ')} {100 * one['share']:.1f} %" for kind, one in worst)
     click.echo(f"false alarms, most first: {alarms} of that ground")
+
+
+def conclude_run(report: "RunReport", settings: "OutputConfig") -> None:
+    """The last lines of a run, and its exit code."""
+    out = settings.out.rstrip("/")
+    if settings.update and report.updates:
+        update = report.updates[-1]
+        click.echo(
+            f"update {update.number}: {len(update.added)} scenes added, {len(update.removed)} removed, "
+            f"{len(update.changed)} changed; {update.changed_chunks} chunks had other scenes than before"
+        )
+    click.echo(
+        f"{report.landslide_count} landslides, {report.landslide_area_m2 / 1e6:.3f} km2, on "
+        f"{100 * report.observed_share:.1f} % observed of {report.aoi_km2:.1f} km2"
+    )
+    kinds = [f"{total.count} {change}" for change, total in report.changes.items() if total.count]
+    if report.status_shares.keys() >= {"pre"}:
+        click.echo(f"against the scenes before: {', '.join(kinds) or 'nothing'}")
+    hidden = {name: share for name, share in report.status_shares["post"].items() if name != "observed"}
+    if hidden:
+        said = ", ".join(f"{name.replace('_', ' ')} {100 * share:.1f} %" for name, share in hidden.items())
+        click.echo(f"not clear: {said}; see {out}/observed.parquet")
+    if report.scenes_without_mask:
+        click.echo(
+            f"{len(report.scenes_without_mask)} scenes have no usable data mask: clouds in them are not told"
+        )
+    click.echo(f"map: coseis view {out}")
+    click.echo(f"picture {out}/map.png, polygons {out}/landslides.parquet, report {out}/run.json")
+    refuse_failures(report.failed, settings, f"{out}/run.json")
+
+
+def refuse_failures(failed: Sequence["FailedChunk"], settings: "OutputConfig", where: str) -> None:
+    """Lists the chunks that failed, and ends with their exit code if they are more than are tolerated."""
+    for failure in failed[:LISTED_FAILURES]:
+        click.echo(one_line(f"chunk {failure.chunk} failed: {failure.reason}"), err=True)
+    count = len(failed)
+    if count > settings.tolerate_failed:
+        raise IncompleteError(
+            f"{count} {'chunk' if count == 1 else 'chunks'} failed, all listed in {where}; "
+            "run again with --resume"
+        )
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and terminal codes, and cut: catalogs and files are quoted in messages."""
+    line = " ".join(text.split())
+    if len(line) > MESSAGE_LETTERS:
+        line = f"{line[: MESSAGE_LETTERS // 2]} ... {line[-MESSAGE_LETTERS // 2 :]}"
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def progress_console() -> Console:
+    """Where progress is drawn. A log gets none: rich would draw the bars once, at the end, over the error."""
+    return Console(stderr=True, quiet=not sys.stderr.isatty())

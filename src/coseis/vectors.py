@@ -162,6 +162,8 @@ def _geojson_crs(member: object) -> pyproj.CRS:
 
 def _read_gdal(path: Path, field: str | None) -> Features:
     """A shapefile or a FlatGeobuf, batch by batch: the counts that a file states may be lies."""
+    # GDAL 3.12's own stream of FlatGeobuf counts its offsets wrong where a geometry is null.
+    pyogrio.set_gdal_config_options({"OGR_FLATGEOBUF_STREAM_BASE_IMPL": "YES"})
     # Absolute, or GDAL might take a name such as PG:x for a database.
     name = str(path.resolve())
     wkb: list[bytes | None] = []
