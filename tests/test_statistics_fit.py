@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import quad
+from scipy.special import gammainc, gammaln
 
 from coseis.errors import UsageError
 from coseis.statistics.areas import AreaSample, Interval, take_areas
 from coseis.statistics.fit import fit_size_law, likeliest_law, sample_laws
 from coseis.statistics.goodness import check_fit, distance_to
 from coseis.statistics.rivals import compare_lognormal, fit_lognormal, fit_power_tail
-from coseis.statistics.size_law import MALAMUD, SizeLaw
+from coseis.statistics.size_law import MALAMUD, SizeLaw, log_lower_gamma
 
 IBURI = SizeLaw(rho=1.46, a_m2=12_700.0, s_m2=-160.0)
 """Rollover near 5,000 m2 and a density tail of 2.46, as Kasai and Yamada (2019) report of Iburi."""
@@ -51,6 +52,23 @@ def test_survival_goes_on_where_scipys_underflows() -> None:
     assert np.diff(law.log_survival(far)) == pytest.approx(-30 * np.log(10), rel=1e-9)
     assert law.log_density(np.array([-1.0, 0.0])).tolist() == [-np.inf, -np.inf]
     assert law.survival(np.array([-1.0, 0.0])).tolist() == [1, 1]
+
+
+@settings(max_examples=200)
+@given(rho=st.floats(0.05, 2000), log_z=st.floats(-40, 12))
+def test_the_incomplete_gamma_function_never_underflows(rho: float, log_z: float) -> None:
+    z = np.exp(log_z)
+    found = float(log_lower_gamma(rho, np.array([z]))[0])
+    if rho < 2 or z > rho - 2:
+        assert found == pytest.approx(np.log(gammainc(rho, z)), rel=1e-9, abs=1e-300)
+        return
+    # With t = z u the integrand has its greatest value, 1, at u = 1.
+    near = 1 - min(0.5, 20 / (rho - 1 - z))
+    parts = [
+        quad(lambda u: np.exp((rho - 1) * np.log(u) + z * (1 - u)), *ends, epsabs=0, limit=500)[0]
+        for ends in ((0, near), (near, 1))
+    ]
+    assert found == pytest.approx(rho * log_z - gammaln(rho) - z + np.log(sum(parts)), rel=1e-6, abs=1e-9)
 
 
 @given(seed=st.integers(0, 999), least_m2=st.sampled_from([-500.0, 0.0, 100.0, 5000.0]))

@@ -9,14 +9,13 @@ Malamud's rho of 1.40 is the "2.40" of the literature, and what a fit to log-bin
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import gammainc, gammaincinv, gammaln
+from scipy.special import gammainc, gammaincinv, gammaln, hyp1f1
 
 from coseis.statistics.areas import FloatArray
 from coseis.types import Value
 
-FAR = 1e-6
-"""Below it the incomplete gamma function is its first term, to 1e-6; that of very small numbers
-underflows."""
+LEAST = 1e-280
+"""Below it the incomplete gamma function loses digits, then underflows."""
 
 
 class SizeLaw(Value):
@@ -87,7 +86,15 @@ MALAMUD = SizeLaw(rho=1.40, a_m2=1280.0, s_m2=-132.0)
 
 
 def log_lower_gamma(rho: float, z: FloatArray) -> FloatArray:
-    """Logarithm of the regularized lower incomplete gamma function, exact also where that underflows."""
-    with np.errstate(divide="ignore"):
-        near: FloatArray = np.log(gammainc(rho, np.maximum(z, FAR)))
-        return np.where(z < FAR, rho * np.log(z) - gammaln(rho + 1), near)
+    """Logarithm of the regularized lower incomplete gamma function, exact also where that underflows.
+
+    Reference: NIST Digital Library of Mathematical Functions, 8.5.1, https://dlmf.nist.gov/8.5.E1.
+    """
+    whole = gammainc(rho, z)
+    log: FloatArray = np.log(np.maximum(whole, LEAST))
+    small = whole < LEAST
+    if not small.any():
+        return log
+    x = np.where(small, z, 1.0)
+    series = rho * np.log(x) - x - gammaln(rho + 1) + np.log(hyp1f1(1.0, rho + 1, x))
+    return np.where(small, series, log)
