@@ -203,7 +203,7 @@ def test_what_does_not_pass_is_listed_and_the_rest_is_equal(fault, said, job, ma
 def test_a_file_that_is_cut_off_on_the_server_is_listed(job, mapped, expected, tmp_path):
     folder = Path(shutil.copytree(job.folder, tmp_path / "event"))
     content = (folder / "post.tif").read_bytes()
-    (folder / "post.tif").write_bytes(content[: int(len(content) * 0.6)])
+    (folder / "post.tif").write_bytes(content[: int(len(content) * 0.85)])
     with nginx(folder) as address:
         result, out = mapped(f"{address}/items.json")
     assert result.code == 3, result.err
