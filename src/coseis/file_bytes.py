@@ -133,26 +133,22 @@ def _fetch(
         return fetch(RemoteFile(href, label, policy), start, stop, known)
     try:
         # A pipe would keep us waiting for its other end.
-        number = os.open(
-            local_path(href), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
-    except (OSError, ValueError) as error:
-        raise InputRefusedError(f"{label} cannot be read: {_reason(error)}") from error
-    try:
-        state = os.fstat(number)
-        if not stat.S_ISREG(state.st_mode):
-            raise InputRefusedError(f"{label} cannot be read: it is no plain file")
-        now = _stamp(state)
-        if known is not None:
-            check_same(label, known, now)
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        number = os.open(local_path(href), flags)
         try:
+            state = os.fstat(number)
+            if not stat.S_ISREG(state.st_mode):
+                raise InputRefusedError(f"{label} cannot be read: it is no plain file")
+            now = _stamp(state)
+            if known is not None:
+                check_same(label, known, now)
             with os.fdopen(number, "rb", closefd=False) as opened:
                 opened.seek(start)
                 content = opened.read(stop - start)
-        except OSError as error:
-            raise InputRefusedError(f"{label} cannot be read: {_reason(error)}") from error
-    finally:
-        os.close(number)
+        finally:
+            os.close(number)
+    except (OSError, ValueError) as error:
+        raise InputRefusedError(f"{label} cannot be read: {_reason(error)}") from error
     return Answer(start, content, now)
 
 

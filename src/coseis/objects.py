@@ -2,11 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 import obstore.store
@@ -19,12 +19,21 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 from obstore.store import LocalStore, ObjectStore
+from tenacity import (
+    AsyncRetrying,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from coseis.addresses import (
     BUCKETS,
     CONNECT_TIMEOUT_S,
     READ_TIMEOUT_S,
     RETRIES,
+    RETRY_DELAY_S,
     local_path,
     public_form,
     root_reason,
@@ -36,6 +45,8 @@ from coseis.errors import CoseisError, InputRefusedError, UnreachableError, Usag
 if TYPE_CHECKING:
     from obstore import Attributes
     from obstore.store import RetryConfig
+
+T = TypeVar("T")
 
 UPLOAD_PART_BYTES = 32 * 2**20
 """Object stores take at most 10,000 parts a file: this allows 320 GB."""
@@ -131,7 +142,10 @@ def put_object(store: ObjectStore, key: str, content: bytes | Path, *, media_typ
     if media_type and not isinstance(store, LocalStore):
         attributes = {"Content-Type": media_type}  # obstore refuses attributes on a file system
     with store_errors(store, key):
-        obstore.put(store, key, content, attributes=attributes, chunk_size=UPLOAD_PART_BYTES)
+        _asked_again(
+            store,
+            lambda: obstore.put(store, key, content, attributes=attributes, chunk_size=UPLOAD_PART_BYTES),
+        )
 
 
 def create_object(store: ObjectStore, key: str, content: bytes) -> bool:
@@ -141,7 +155,7 @@ def create_object(store: ObjectStore, key: str, content: bytes) -> bool:
     """
     with store_errors(store, key):
         try:
-            obstore.put(store, key, content, mode="create", use_multipart=False)
+            _asked_again(store, lambda: obstore.put(store, key, content, mode="create", use_multipart=False))
         except AlreadyExistsError:
             return False
     return True
@@ -188,7 +202,7 @@ def get_object(store: ObjectStore, key: str) -> bytes | None:
     """An object's bytes, or None where there is none. Raises as `store_errors`."""
     with store_errors(store, key):
         try:
-            return bytes(obstore.get(store, key).bytes())
+            return _asked_again(store, lambda: bytes(obstore.get(store, key).bytes()))
         except FileNotFoundError:
             return None
 
@@ -196,15 +210,16 @@ def get_object(store: ObjectStore, key: str) -> bytes | None:
 def list_objects(store: ObjectStore, prefix: str) -> Iterator[str]:
     """The keys that start with a prefix. Raises as `store_errors`."""
     with store_errors(store, prefix):
-        for page in obstore.list(store, prefix=prefix):
-            for entry in page:
-                yield entry["path"]
+        yield from _asked_again(
+            store,
+            lambda: [entry["path"] for page in obstore.list(store, prefix=prefix) for entry in page],
+        )
 
 
 def delete_object(store: ObjectStore, key: str) -> None:
     """Deletes an object, if it is there. Raises as `store_errors`."""
     with store_errors(store, key), suppress(FileNotFoundError):
-        obstore.delete(store, key)
+        _asked_again(store, lambda: obstore.delete(store, key))
 
 
 @contextmanager
@@ -241,6 +256,38 @@ def _locked(store: LocalStore) -> Iterator[None]:
         os.close(folder)
 
 
+def _asked_again(store: ObjectStore, operation: Callable[[], T]) -> T:
+    """Does it again, a few times, when a connection breaks: obstore does so only for answers of a status.
+
+    Objects are put whole, so putting one twice ends in the same.
+    """
+    if isinstance(store, LocalStore):
+        return operation()
+    return Retrying(**_patience())(operation)
+
+
+async def asked_again(store: ObjectStore, key: str, operation: Callable[[], Awaitable[T]]) -> T:
+    """The same for who waits otherwise, such as Zarr; what goes wrong is raised as `store_errors` says."""
+    with store_errors(store, key):
+        if isinstance(store, LocalStore):
+            return await operation()
+
+        async def once() -> T:  # tenacity awaits only what is declared so
+            return await operation()
+
+        return await AsyncRetrying(**_patience())(once)
+
+
+def _patience() -> dict[str, Any]:
+    """How often and how long: options of tenacity."""
+    return {
+        "retry": retry_if_exception_type(GenericError),
+        "stop": stop_after_attempt(1 + RETRIES) | stop_after_delay(READ_TIMEOUT_S),
+        "wait": wait_random_exponential(RETRY_DELAY_S, max=READ_TIMEOUT_S),
+        "reraise": True,
+    }
+
+
 def _writable_folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise UsageError(f"output {str(path)!r} is a file; expected a folder")
@@ -256,8 +303,8 @@ def _writable_folder(path: Path) -> Path:
 def _prove_writable(store: ObjectStore, uri: str) -> None:
     probe = ".coseis-write-test"
     try:
-        obstore.put(store, probe, b"")
-        obstore.delete(store, probe)
+        _asked_again(store, lambda: obstore.put(store, probe, b""))
+        _asked_again(store, lambda: obstore.delete(store, probe))
     except (PermissionDeniedError, UnauthenticatedError, FileNotFoundError) as error:
         raise InputRefusedError(
             f"output {public_form(uri)} cannot be written ({root_reason(error)}); does the bucket exist, and "

@@ -22,7 +22,7 @@ from coseis.change import CHANGES
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.dem_search import DEM
-from coseis.errors import InputRefusedError
+from coseis.errors import InputRefusedError, UnreachableError
 from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, pixels_inside
 from coseis.identity import Identity
@@ -322,7 +322,7 @@ def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
     whole = Window(0, 0, geobox.shape.x, geobox.shape.y)
     try:
         cube = read_window(recipe, whole)
-    except InputRefusedError:
+    except (InputRefusedError, UnreachableError):
         # Its chunks are listed as failed; the polygons of the others are worth a picture all the same.
         cube = read_window(dataclasses.replace(recipe, scenes=()), whole)
     rgb: dict[Phase, NDArray[np.uint8]] = {

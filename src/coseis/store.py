@@ -21,11 +21,20 @@ from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from pydantic import ValidationError
-from zarr.abc.buffer import Buffer
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest
 
 from coseis.errors import InputRefusedError
 from coseis.grid import epsg_of
-from coseis.objects import delete_object, get_object, list_objects, open_store, put_object, store_errors
+from coseis.objects import (
+    asked_again,
+    delete_object,
+    get_object,
+    list_objects,
+    open_store,
+    put_object,
+    store_errors,
+)
 from coseis.types import CODE_FILL, CODE_SCALE, CONTEXT_INCOMPLETE, SCENE_FILL, Phase, Status, Value
 from coseis.vegetation import INDEX_SCALE
 from coseis.windows import Chunk
@@ -286,5 +295,19 @@ def _written_chunks(store: ObjectStore, geobox: GeoBox) -> set[str]:
     return set.intersection(*found.values())
 
 
-def _zarr_store(out: str) -> "zarr.storage.ObjectStore[ObjectStore]":
-    return zarr.storage.ObjectStore(open_store(f"{out.rstrip('/')}/{CUBE}"))
+class _PatientStore(zarr.storage.ObjectStore[ObjectStore]):
+    """Zarr's store over obstore, whose broken answers are asked for again, and whose errors are ours."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        whole = super().get
+        return await asked_again(self.store, key, lambda: whole(key, prototype, byte_range))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        whole = super().set
+        return await asked_again(self.store, key, lambda: whole(key, value))
+
+
+def _zarr_store(out: str) -> _PatientStore:
+    return _PatientStore(open_store(f"{out.rstrip('/')}/{CUBE}"))
