@@ -78,6 +78,7 @@ def quick(monkeypatch, workers):  # noqa: F811
     monkeypatch.setattr("coseis.task.probe_device", fake_network.probe_device)
     monkeypatch.setattr("coseis.pipeline.probe_device", fake_network.probe_device)
     monkeypatch.setattr("coseis.task.ready_network", fake_network.ready_network)
+    monkeypatch.setattr("coseis.jobs.WAITS_S", (0.01, 0.01, 0.01))
     monkeypatch.setattr("coseis.remote.FIRST_WAIT_S", 0.01)
     monkeypatch.setattr("coseis.objects.RETRY_DELAY_S", 0.01)
     monkeypatch.setattr("coseis.remote.RETRY_AFTER_S", 0.01)
