@@ -327,6 +327,16 @@ def test_workers_have_time_to_end_what_they_are_at(name):
         )
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_hooks_name_no_variables(name):
+    """Kubernetes puts values into command and args alone; a hook would get the letters $(NAME)."""
+    for pod in pods_of(rendered(name)):
+        for container in pod.containers:
+            hooks = [*container.get("lifecycle", {}).values()]
+            hooks += [container[key] for key in container if key.endswith("Probe")]
+            assert "$(" not in str(hooks), pod.owner
+
+
 def test_the_scheduler_is_not_drained_under_a_run():
     [budget] = of_kind(rendered("run"), "PodDisruptionBudget").values()
     [scheduler] = [pod for pod in pods_of(rendered("run")) if pod.component == "scheduler"]
