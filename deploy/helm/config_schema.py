@@ -17,8 +17,9 @@ SCHEMA = Path(__file__).parent / "coseis" / "values.schema.json"
 DECIDED = {
     ("output", "resume"),
     *(("cluster", name) for name in ("scheduler", "workers", "threads", "part")),
+    *(("cluster", name) for name in ("tls_ca", "tls_cert", "tls_key", "plain_scheduler")),
 }
-"""Settings that the chart gives as options."""
+"""Settings that the chart gives, as options or in the environment."""
 STAGES = {
     "search": "Which scenes are used: catalog, place and time.",
     "model": "Which network, and how exactly it computes.",

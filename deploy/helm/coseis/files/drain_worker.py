@@ -1,12 +1,14 @@
-"""A worker's name goes in; it takes no more tasks and returns when those that run have ended.
+"""The worker of this container takes no more tasks; returns when those that run have ended.
 
-    python drain_worker.py tls://coseis-scheduler:8786 NAME 120
+    DASK_WORKER_NAME=... python drain_worker.py tls://coseis-scheduler:8786 120
 
 The preStop hook of a worker: a node that is drained, or a spot machine that is taken away, loses no chunk
 that is nearly done. What has not ended after the given seconds is done again by another worker, to the same
-bytes.
+bytes. The name comes from the environment, because Kubernetes leaves $(NAME) as it stands in the command of a
+hook (kubernetes/kubernetes#129502).
 """
 
+import os
 import sys
 import time
 
@@ -38,8 +40,9 @@ def drain(scheduler: str, name: str, timeout_s: float) -> int:
     return 0
 
 
-def main(scheduler: str, name: str, timeout_s: str) -> int:
+def main(scheduler: str, timeout_s: str) -> int:
     """Exit code; a hook that fails only makes an event, and the pod ends all the same."""
+    name = os.environ["DASK_WORKER_NAME"]
     try:
         left = drain(scheduler, name, float(timeout_s))
     except (OSError, TypeError) as error:  # no scheduler; or the worker is gone, and an error is no number

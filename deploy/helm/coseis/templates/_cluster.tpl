@@ -100,7 +100,6 @@ containers:
             - python
             - /etc/coseis/scripts/drain_worker.py
             - {{ include "coseis.scheduler" . }}
-            - $(DASK_WORKER_NAME)
             - {{ $workers.chunkSeconds | quote }}
     resources:
       {{- include "coseis.workerResources" . | nindent 6 }}
