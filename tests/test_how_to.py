@@ -69,6 +69,13 @@ def deliver(event: Path, out: Path) -> None:
     (out / ORDER_ID / "manifest.json").write_text(json.dumps({"name": "", "files": files}))
 
 
+def explained_columns(page: str) -> set[str]:
+    """Names in the first cells of the tables of a page."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|")[1] for line in lines if line.startswith("|")]
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
 @pytest.mark.parametrize("page", sorted(HOW_TO.glob("*.md")), ids=lambda page: page.stem)
 def test_blocks_are_run_or_marked(page):
     marks = [block.mark for block in blocks(page)]
@@ -94,8 +101,13 @@ def test_from_planet_orders_to_a_map(tmp_path, monkeypatch):
     assert all(scene["udm2"] for scene in found["scenes"])
     report = json.loads((desk / "iburi" / "run.json").read_text())
     assert report["failed"] == []
-    changes = gpd.read_parquet(desk / "iburi" / "landslides.parquet")["change"]
-    assert report["landslide_count"] == (changes != "pre-existing").sum() > 3
+    landslides = gpd.read_parquet(desk / "iburi" / "landslides.parquet")
+    assert report["landslide_count"] == (landslides["change"] != "pre-existing").sum() > 3
+    explained = {name: explained_columns(name) for name in ("formats.md", "glossary.md")}
+    assert set(landslides.columns) - {"geometry"} <= explained["formats.md"]
+    for table in ("observed", "density", "coregistration"):
+        columns = gpd.read_parquet(desk / "iburi" / f"{table}.parquet").columns
+        assert set(columns) - {"geometry"} <= explained["glossary.md"], table
 
 
 @pytest.mark.slow
