@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # --no-deps: the requirement files are complete and hashed, so nothing else may be fetched.
 INSTALL := $(PIP) install --quiet --no-deps --require-hashes
 
-.PHONY: demo test faults check clean
+.PHONY: demo test faults docs check clean
 demo: .venv/core
 	rm -rf demo
 	$(BIN)/coseis demo demo
@@ -21,9 +21,13 @@ faults: .venv/dev
 	CI=1 COSEIS_FAULT_LOG=faults.jsonl $(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 	$(BIN)/python tests/fault_log.py faults.jsonl docs/reliability.md
 
+# The reference of the Python interface, from its docstrings: build/reference/index.html.
+docs: .venv/dev
+	$(BIN)/python docs/reference.py build/reference
+
 check: .venv/dev
-	$(BIN)/ruff format --check src tests benchmarks deploy
-	$(BIN)/ruff check src tests benchmarks deploy
+	$(BIN)/ruff format --check src tests benchmarks deploy docs notebooks
+	$(BIN)/ruff check src tests benchmarks deploy docs notebooks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -316,6 +316,9 @@ def load_config(path: Path | None, options: Mapping[str, Any]) -> MapConfig:
             has no value there counts as not given.
         options: Values by name, as of `stage_options`; those that were not given are left out.
 
+    Returns:
+        All settings of `map_event`, those that were not given at their defaults.
+
     Raises:
         UsageError: unreadable file, unknown key, or a value of the wrong kind; all of them are named.
     """

@@ -138,6 +138,9 @@ def read_event(
         post: The same after the event. Default: POST_DAYS.
         usgs: What a file of the USGS says of the event; what the user says goes first.
 
+    Returns:
+        The event: time and windows in UTC, the area as GeoJSON in longitude and latitude, degrees.
+
     Raises:
         UsageError: time or AOI that neither says; time without zone; AOI unreadable, empty, without area,
             out of range or across the antimeridian; window that is no interval or lies on the wrong side of

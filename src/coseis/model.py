@@ -94,6 +94,9 @@ def load_model(path: str | Path | None = None) -> Model:
         path: Folder with card.json and weights.h5, or a ZIP file with both at its top. None: the model
             that is shipped with coseis.
 
+    Returns:
+        The model's card, and where its weights lie; they are read when the network is first built.
+
     Raises:
         UsageError: Nothing there, a card that does not validate, or weights of another digest.
     """

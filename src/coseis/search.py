@@ -117,6 +117,10 @@ def search_items(
         policy: Hosts and folders that the assets may lie on beside the catalog's own.
         allow_missing_pre: Accept an event without any scene before it.
 
+    Returns:
+        The scenes, best first within each phase, the share of the area that each phase's footprints cover
+        (0-1), where the files lie, and the items that were refused with their reasons.
+
     Raises:
         UsageError: items fit, but none has the bands.
         InputRefusedError: no catalog, unknown collection, an asset on a host that is not allowed, an included

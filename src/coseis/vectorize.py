@@ -88,6 +88,11 @@ def polygonize(
         model_digest: Digest of the model that predicted, written to every row.
         min_area_m2: Polygons with a smaller area are left out.
 
+    Returns:
+        A row a polygon in the CRS of the array: `id`, `area_m2`, `perimeter_m`, `pixel_count`,
+        `probability_mean` and `probability_max` (0-1), `context_incomplete_share` (0-1), `scenes`,
+        `model_digest` and `geometry`.
+
     Raises:
         UsageError: The array is not (y, x), has no projected CRS, values that are no probabilities, or layers
             of another shape; or the threshold is not in [0, 1].

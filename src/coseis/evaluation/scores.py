@@ -129,6 +129,9 @@ def score(predicted: BoolArray, truth: BoolArray, observed: BoolArray | None = N
         truth: bool (y, x).
         observed: bool (y, x), pixels that count; None: all of them.
 
+    Returns:
+        Counts of pixels, and the scores that they give as properties: `precision`, `recall`, `f1`, `iou`.
+
     Raises:
         ValueError: The shapes differ.
     """

@@ -174,6 +174,9 @@ def load_learn_config(path: Path | None, options: Mapping[str, Any]) -> LearnCon
         options: Values by name, as of `stage_options(LearnConfig)`. Those of a region, and those of
             patches, make one entry of the list, or change the only one of the file.
 
+    Returns:
+        All settings of `learn_model`, those that were not given at their defaults.
+
     Raises:
         UsageError: unreadable file, unknown key, nothing to train on, or a value of the wrong kind.
     """

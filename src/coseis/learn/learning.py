@@ -71,6 +71,9 @@ def learn_model(
         console: Where progress is shown; default: nowhere.
         tell: Called with a line an epoch; default: they are printed above the progress bar.
 
+    Returns:
+        The model, the history row of its epoch, and its scores on the validation part, if there is one.
+
     Raises:
         UsageError: the configuration, the labels, the area or the model is at fault.
         InputRefusedError: the catalog, an asset or the folder is.

@@ -108,6 +108,9 @@ def simulate_event(
         pre_season: of the scenes before the event: summer, leaf-off or snow.
         zones: 2 puts the event on the border of two UTM zones; scenes are delivered in that of their centre.
 
+    Returns:
+        Where catalog, area and truth lie, and how much of the map slid.
+
     Raises:
         UsageError: if an argument is out of range.
         InputRefusedError: if `out` holds files already or cannot be written.

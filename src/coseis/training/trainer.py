@@ -82,6 +82,9 @@ def train_model(
         config: Schedule, loss and augmentation.
         running: Cluster, resume and progress.
 
+    Returns:
+        The model of the kept epoch, and a row of loss and scores an epoch.
+
     Raises:
         UsageError: No source, one of other bands, a group on both sides of the split, or another backend of
             Keras than TensorFlow.
