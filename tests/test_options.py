@@ -19,6 +19,7 @@ COMMANDS = (
     "view",
     "vectorize",
     "export",
+    "edit",
     "train",
     "evaluate",
     "statistics",

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from coseis import __version__
 from coseis.addresses import public_form
-from coseis.cli_inventory import evaluate, export, statistics, vectorize
+from coseis.cli_inventory import edit, evaluate, export, statistics, vectorize
 from coseis.config import ClusterConfig, OutputConfig, SearchConfig, load_config, load_stage
 from coseis.errors import CoseisError, InputRefusedError, UnreachableError
 from coseis.learn.config import LearnConfig, load_learn_config
@@ -352,7 +352,8 @@ def doctor(catalog: str | None, out: str | None, **cluster: Any) -> None:
 
 
 for command in (
-    demo, simulate, search, map_command, finish, view, vectorize, export, train, evaluate, statistics, doctor
+    demo, simulate, search, map_command, finish, view, vectorize, export, edit, train, evaluate, statistics,
+    doctor,
 ):  # fmt: skip
     cli.add_command(command)
 

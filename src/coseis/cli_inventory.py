@@ -71,6 +71,56 @@ def export(run: str, formats: Sequence[str], out: Path | None) -> None:
 
 @click.command()
 @click.argument("run")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="edits.gpkg",
+    show_default=True,
+    help="GeoPackage to write for a mapper; one that exists is not touched.",
+)
+@click.option(
+    "--merge",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="GeoPackage that a mapper filled in; may be repeated.",
+)
+@click.option("--editor", metavar="NAME", help="Mapper of the rows of --merge that name none.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="GeoPackage to write for coseis train: what mappers settled; and the area where, NAME-area.gpkg.",
+)
+def edit(run: str, out: Path, merge: Sequence[Path], editor: str | None, labels: Path | None) -> None:
+    """Have mappers judge RUN, and merge what they say.
+
+    Writes a GeoPackage for QGIS in which each polygon can be accepted, rejected or redrawn, and others added.
+    With --merge the run's inventory, tiles, picture, statistics and report are written anew; no inference.
+    Verdicts stay with the run: vectorize, finish and map --update lay them over what they draw. With --labels
+    they become labels.
+
+    \b
+    Example:
+      coseis edit OUT --out edits.gpkg
+      coseis edit OUT --merge edits.gpkg --editor "A. Mapper"
+      coseis edit OUT --labels labels.gpkg
+    """
+    from coseis.editing import merge_edits, start_edits, write_labels
+
+    if merge:
+        report, new = merge_edits(run, merge, editor=editor, console=progress_console())
+        click.echo(f"{new} new {'statement' if new == 1 else 'statements'} merged")
+        conclude_run(report, report.config.output.model_copy(update={"out": run}))
+    if labels:
+        made, area = write_labels(run, labels)
+        click.echo(f"wrote {made} and {area}: coseis train --labels {made} --labelled-area {area}")
+    if not (merge or labels):
+        click.echo(
+            f"wrote {start_edits(run, out)}: fill in verdict in QGIS, then coseis edit {run} --merge {out}"
+        )
+
+
+@click.command()
+@click.argument("run")
 @click.argument("labels", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--model", default=None, help="Folder or ZIP file of the model that predicts a folder of patches."

@@ -6,7 +6,7 @@ A pass of its own over blocks of the cube, so that a new threshold needs no new 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -61,6 +61,21 @@ class Thresholds:
     pre: int
 
 
+class BlockLayers(NamedTuple):
+    """What a part of the cube says of each of its pixels."""
+
+    codes: NDArray[np.uint8]
+    """uint8 (phase, y, x), probability codes."""
+    status: NDArray[np.uint8]
+    """uint8 (phase, y, x), with the context bit."""
+    scene: NDArray[np.uint16]
+    """uint16 (phase, y, x), SCENE_FILL where none was used."""
+    layers: dict[str, NDArray[Any]]
+    """(y, x) each, bool or whole numbers: their sums over a polygon are its attributes."""
+    parts: list[NDArray[np.bool_]]
+    """bool (y, x): what was there before and the rest, or all of it."""
+
+
 @dataclass(frozen=True)
 class BlockDrawing:
     """What one block holds."""
@@ -110,8 +125,7 @@ def draw_polygons(
         UnreachableError: the output or the scheduler does not answer.
     """
     blocks = [(zone, block) for zone in plan.zones for block in _blocks(zone, output.out)]
-    pre_code = threshold.code if output.pre_threshold is None else least_code(output.pre_threshold)
-    codes = Thresholds(threshold.code, pre_code)
+    codes = thresholds_of(output, threshold)
     # Workers read the DEM themselves: of a fine one the tiles alone are many, and jobs are too.
     mask = (ground.dem.digest(), ground.min_slope_deg) if ground else None
     begun = time.time_ns()  # in the keys: the same block is traced again with another threshold
@@ -138,17 +152,27 @@ def draw_polygons(
             raise result.error(f"block {block.name} cannot be traced")
         drawn[crs].append(result)
         progress.advance(bar)
-    polygons = _join_polygons(plan, drawn, output)
-    polygons = name_changes(polygons, INDEX_SCALE) if "pre" in plan.identity.phases else without_pre(polygons)
-    polygons = polygons.assign(
-        touches_unobserved=polygons[UNSEEN] > 0, touches_aoi_border=polygons[OUTSIDE] > 0
-    ).drop(columns=[UNSEEN, OUTSIDE])
-    polygons = shape_attributes(polygons)
+    polygons = name_attributes(_join_polygons(plan, drawn, output), plan.identity.phases)
     cells = [
         join_cells([block.cells for block in drawn[zone.identity.crs]], zone.geobox) for zone in plan.zones
     ]
     flat = sum((block.flat for blocks in drawn.values() for block in blocks), FlatCount())
     return Drawing(polygons, cells[0] if len(cells) == 1 else _in_degrees(cells), flat)
+
+
+def thresholds_of(output: OutputConfig, threshold: ThresholdChoice) -> Thresholds:
+    """Of both phases, from the one after the event and what was asked for."""
+    pre = output.pre_threshold
+    return Thresholds(threshold.code, threshold.code if pre is None else least_code(pre))
+
+
+def name_attributes(polygons: gpd.GeoDataFrame, phases: Sequence[Phase]) -> gpd.GeoDataFrame:
+    """The inventory of a table that holds the sums of `read_layers` over each polygon."""
+    polygons = name_changes(polygons, INDEX_SCALE) if "pre" in phases else without_pre(polygons)
+    polygons = polygons.assign(
+        touches_unobserved=polygons[UNSEEN] > 0, touches_aoi_border=polygons[OUTSIDE] > 0
+    ).drop(columns=[UNSEEN, OUTSIDE])
+    return shape_attributes(polygons)
 
 
 def _blocks(plan: Plan, out: str) -> Iterator[Chunk]:
@@ -193,11 +217,11 @@ def _join_polygons(
             ]
         )
         # The border of a zone is not the area's.
-        whole.loc[~_near_border(whole, plan), OUTSIDE] = 0
+        whole.loc[~near_border(whole, plan), OUTSIDE] = 0
     return whole[whole["area_m2"] >= output.min_area].reset_index(drop=True)
 
 
-def _near_border(polygons: gpd.GeoDataFrame, plan: Plan) -> NDArray[np.bool_]:
+def near_border(polygons: gpd.GeoDataFrame, plan: Plan) -> NDArray[np.bool_]:
     """Which polygons lie within a few pixels of the border of the whole area, bool (polygons,)."""
     border = shapely.boundary(footprint(plan.found.event.aoi, plan.geobox))
     planar = polygons.geometry.to_crs(str(plan.geobox.crs)).to_numpy()
@@ -228,6 +252,40 @@ def draw_block(
         slice(block.y0 - top, block.y0 - top + block.height),
         slice(block.x0 - left, block.x0 - left + block.width),
     )
+    read = read_layers(geobox, phases, area, thresholds, out, missing)
+    codes, status, scene = read.codes, read.status, read.scene
+    post = phases.index("post")
+    origin, flat = (block.y0, block.x0), FlatCount()
+    of_post = codes[post][inner]
+    if mask:
+        landslide = (of_post >= thresholds.post) & (of_post <= CODE_SCALE)
+        ground = FlatGround(dem=kept_dem(out, mask[0]), min_slope_deg=mask[1])
+        too_flat, flat = find_flat(landslide, geobox, ground, origin=origin)
+        of_post = np.where(too_flat, np.uint8(CODE_FILL), of_post)
+    cut: Mapping[str, NDArray[Any]] = {name: layer[inner] for name, layer in read.layers.items()}
+    pieces = tuple(
+        trace_block(
+            np.where(part[inner], of_post, np.uint8(CODE_FILL)),
+            scene[post][inner],
+            cut,
+            origin=origin,
+            threshold_code=thresholds.post,
+        )
+        for part in read.parts
+    )
+    cells = count_cells(status[:, *inner], scene[:, *inner], phases, geobox, origin=origin)
+    return BlockDrawing(pieces, cells, flat)
+
+
+def read_layers(
+    geobox: GeoBox,
+    phases: tuple[Phase, ...],
+    area: tuple[slice, slice],
+    thresholds: Thresholds,
+    out: str,
+    missing: MissingChunks | None,
+) -> BlockLayers:
+    """Reads a part of a run's cube, the first class; within CHANGE_HALO_PX of its edges layers may differ."""
     arrays = open_arrays(out, geobox)
     post = phases.index("post")
     read: dict[str, NDArray[Any]] = {
@@ -263,23 +321,4 @@ def draw_block(
         old = old_pixels(both, near_old)
         layers |= change_layers(both, near_old, old)
         parts = [old, ~old]
-    origin, flat = (block.y0, block.x0), FlatCount()
-    of_post = codes[post][inner]
-    if mask:
-        landslide = (of_post >= thresholds.post) & (of_post <= CODE_SCALE)
-        ground = FlatGround(dem=kept_dem(out, mask[0]), min_slope_deg=mask[1])
-        too_flat, flat = find_flat(landslide, geobox, ground, origin=origin)
-        of_post = np.where(too_flat, np.uint8(CODE_FILL), of_post)
-    cut: Mapping[str, NDArray[Any]] = {name: layer[inner] for name, layer in layers.items()}
-    pieces = tuple(
-        trace_block(
-            np.where(part[inner], of_post, np.uint8(CODE_FILL)),
-            scene[post][inner],
-            cut,
-            origin=origin,
-            threshold_code=thresholds.post,
-        )
-        for part in parts
-    )
-    cells = count_cells(status[:, *inner], scene[:, *inner], phases, geobox, origin=origin)
-    return BlockDrawing(pieces, cells, flat)
+    return BlockLayers(codes, status, scene, layers, parts)

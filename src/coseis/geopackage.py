@@ -1,4 +1,4 @@
-"""A GeoPackage goes in; the polygons of its one feature table come out, and one of its fields.
+"""A GeoPackage goes in; the polygons of its one feature table come out, and some of its fields.
 
 Read with SQLite alone. GDAL gives the SQL that a database brings along (views, generated columns, virtual
 tables) functions that open files and addresses; here it may read plain tables, and call nothing.
@@ -7,7 +7,7 @@ Reference: OGC 12-128r18, GeoPackage Encoding Standard 1.3.1, clauses 2.1.3 (geo
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -43,18 +43,18 @@ class Rows(NamedTuple):
     """The features of the one layer."""
 
     wkb: list[bytes | None]
-    values: list[object]
-    """Of the field that was asked for; empty if it was not, or is not there."""
+    values: dict[str, list[object]]
+    """Of the fields that were asked for and are there, by name."""
     fields: tuple[str, ...]
     crs: pyproj.CRS | None
 
 
-def read_geopackage(path: Path, field: str | None, *, most_bytes: int) -> Rows:
+def read_geopackage(path: Path, fields: Sequence[str], *, most_bytes: int) -> Rows:
     """Reads the one layer of features.
 
     Args:
         path: A local file.
-        field: Column whose values are wanted too.
+        fields: Columns whose values are wanted too.
         most_bytes: Most bytes of geometries and values together.
 
     Raises:
@@ -63,22 +63,23 @@ def read_geopackage(path: Path, field: str | None, *, most_bytes: int) -> Rows:
     try:
         with closing(_connect(path)) as connection:
             layer = _one_layer(connection)
-            wanted = [layer.geometry, *([field] if field in layer.fields else [])]
+            wanted = [layer.geometry, *(name for name in fields if name in layer.fields)]
             connection.set_authorizer(_authorizer({*TABLES, layer.table}))
             rows = connection.execute(
                 f"SELECT {', '.join(map(_quoted, wanted))} FROM {_quoted(layer.table)} ORDER BY rowid"
             )
             wkb: list[bytes | None] = []
-            values: list[object] = []
+            values: dict[str, list[object]] = {name: [] for name in wanted[1:]}
             spent = 0
-            for geometry, *value in rows:
-                spent += sum(len(part) for part in (geometry, *value) if isinstance(part, bytes | str))
+            for geometry, *row in rows:
+                spent += sum(len(part) for part in (geometry, *row) if isinstance(part, bytes | str))
                 if spent > most_bytes:
                     raise ValueError(
                         f"it holds more than {most_bytes / 2**20:.0f} MiB; simplify it, or cut it"
                     )
                 wkb.append(_wkb(geometry))
-                values += value
+                for name, value in zip(values, row, strict=True):
+                    values[name].append(value)
             return Rows(wkb, values, layer.fields, _crs(connection, layer.srs))
     # A text that is no UTF-8 raises OperationalError, a database of another kind DatabaseError.
     except (sqlite3.Error, UnicodeError) as error:

@@ -7,7 +7,7 @@ wrote, so a new threshold needs no new inference.
 import time
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import geopandas as gpd
@@ -25,15 +25,18 @@ from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
 from coseis.dem import Dem
 from coseis.dem_search import find_dem, keep_dem, read_dem
 from coseis.dispatch import predict_chunks
-from coseis.draw import draw_polygons
+from coseis.draw import draw_polygons, thresholds_of
+from coseis.edits import EditsReport, lay_edits, read_edits
 from coseis.errors import UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
 from coseis.flat_ground import FlatCount, FlatGround
 from coseis.jobs import Failure, run_jobs, worker_details, worker_threads
 from coseis.landform import terrain_attributes
 from coseis.memory import check_memory, worker_bytes
+from coseis.missing import MissingChunks
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
+from coseis.outlines import measure_outlines
 from coseis.page import read_layers
 from coseis.plan import (
     ITEMS,
@@ -63,7 +66,7 @@ from coseis.report import (
 from coseis.security import check_scheduler
 from coseis.store import DoneRecord, create_cube
 from coseis.task import TaskReport, check_plan, fail_chunk
-from coseis.threshold import choose_threshold
+from coseis.threshold import ThresholdChoice, choose_threshold
 from coseis.throughput import Throughput, join_throughputs, measure_throughput
 from coseis.types import CODE_SCALE
 from coseis.update import foresee_plan, settle_plan
@@ -414,7 +417,8 @@ def _finish(
     ground = FlatGround(dem=dem, min_slope_deg=min_slope) if dem and min_slope else None
     with clock("vectorize"):
         drawing = draw_polygons(plan, config.output, threshold, client, progress, ground, missing)
-    polygons, terrain = drawing.polygons, None
+    polygons, edited = _lay_edits(plan, config, store, drawing.polygons, threshold, missing)
+    terrain = None
     if dem:
         with clock("terrain"), one_step(progress, "terrain"):
             polygons = terrain_attributes(polygons, dem)
@@ -428,9 +432,32 @@ def _finish(
     check_plan(config.output.out, plan)
     with one_step(progress, "publish"):
         outcome = Outcome(
-            polygons, drawing.cells, threshold, records, failed, throughput, missing, layers, terrain
+            polygons, drawing.cells, threshold, records, failed, throughput, missing, layers, terrain, edited
         )
         return publish_run(plan, config, store, clock, outcome)
+
+
+def _lay_edits(
+    plan: Plan,
+    config: MapConfig,
+    store: ObjectStore,
+    polygons: gpd.GeoDataFrame,
+    threshold: ThresholdChoice,
+    missing: Mapping[str, MissingChunks],
+) -> tuple[gpd.GeoDataFrame, EditsReport | None]:
+    """The polygons as mappers want them, whatever the threshold and the scenes are by now."""
+    edits = read_edits(store)
+    if edits is None:
+        return polygons, None
+    measure = partial(
+        measure_outlines,
+        plan,
+        out=config.output.out,
+        thresholds=thresholds_of(config.output, threshold),
+        missing=missing,
+    )
+    pixel_m2 = abs(plan.geobox.affine.a * plan.geobox.affine.e)
+    return lay_edits(polygons, edits, measure, pixel_m2=pixel_m2)
 
 
 def _report_terrain(

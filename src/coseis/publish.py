@@ -63,6 +63,9 @@ RUN_COLUMNS = {
     "size_class": "string",
     "volume_m3": "float64",
     "volume_soil_m3": "float64",
+    "verdict": "string",
+    "edited_by": "string",
+    "edited_at": "string",
 }
 """What a run knows beside: `polygonize` on a lone array does not."""
 
@@ -136,6 +139,7 @@ OUTPUTS = {
     DENSITY: Output("Landslides on every km2", "application/vnd.apache.parquet", "data"),
     "landslides.pmtiles": Output("Landslide vector tiles", "application/vnd.pmtiles", "visual"),
     "coregistration.parquet": Output("Shift field", "application/vnd.apache.parquet", "metadata"),
+    "edits.parquet": Output("Verdicts of mappers", "application/vnd.apache.parquet", "metadata"),
     "map.png": Output("Landslides over the scene", pystac.MediaType.PNG.value, "overview"),
     "items.json": Output("Scenes used", pystac.MediaType.GEOJSON.value, "source"),
     "dem.json": Output("Tiles of the DEM used", pystac.MediaType.JSON.value, "source"),

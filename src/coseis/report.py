@@ -22,6 +22,7 @@ from coseis.change import CHANGES
 from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.dem_search import DEM
+from coseis.edits import EDITS, EditsReport
 from coseis.errors import InputRefusedError, UnreachableError
 from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, pixels_inside
@@ -154,6 +155,8 @@ class RunReport(Value):
     """Of a simulated event: every part of the map against the truth, see `demo.score_truth`."""
     coregistration: Coregistration | None = None
     """How the scenes before the event lie on those after it; None: not measured."""
+    edits: EditsReport | None = None
+    """What of the inventory is by mappers; None: nothing."""
     issued: AwareDatetime
     """When this map was drawn."""
     updates: tuple[Update, ...] = ()
@@ -178,6 +181,8 @@ class Outcome:
     layers: MapLayers
     """The raster layers of the map page, which are written already."""
     terrain: TerrainReport | None = None
+    edits: EditsReport | None = None
+    """What mappers said of the polygons; None: nothing."""
 
 
 def read_report(store: ObjectStore, out: str) -> RunReport:
@@ -289,7 +294,7 @@ def publish_run(
         upload(draw_run(plan, event_polygons(polygons), outcome.threshold.value), store, "map.png")
         write_page(_facts(plan, config, outcome), store)
         summary = _summary(plan, outcome)
-        assets = (*summary.assets, DEM) if outcome.terrain else summary.assets
+        assets = (*summary.assets, *([DEM] if outcome.terrain else []), *([EDITS] if outcome.edits else []))
         write_stac_item(summary.model_copy(update={"attribution": names, "assets": assets}), store)
     report = _report(plan, config, clock.seconds, outcome)
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
@@ -470,6 +475,7 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         throughput=outcome.throughput,
         terrain=outcome.terrain,
         coregistration=plan.coregistration,
+        edits=outcome.edits,
         issued=datetime.now(UTC),
         updates=plan.updates,
     )

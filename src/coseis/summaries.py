@@ -12,6 +12,7 @@ from coseis.errors import IncompleteError
 
 if TYPE_CHECKING:
     from coseis.config import OutputConfig
+    from coseis.edits import EditsReport
     from coseis.estimate import Estimate
     from coseis.evaluation.results import EvaluationReport
     from coseis.learn.learning import Learned
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MESSAGE_LETTERS = 3000
 """Longest message; what is left out is its middle, for a message ends with what to do."""
+LISTED_EDITS = 10
+"""Landslides that are named on the terminal on which mappers differ."""
 LISTED_FAILURES = 10
 """Failed chunks that are named on the terminal; all are in run.json."""
 
@@ -216,6 +219,8 @@ def conclude_run(report: "RunReport", settings: "OutputConfig") -> None:
     if hidden:
         said = ", ".join(f"{name.replace('_', ' ')} {100 * share:.1f} %" for name, share in hidden.items())
         click.echo(f"not clear: {said}; see {out}/observed.parquet")
+    if report.edits:
+        _show_edits(report.edits)
     if report.scenes_without_mask:
         click.echo(
             f"{len(report.scenes_without_mask)} scenes have no usable data mask: clouds in them are not told"
@@ -223,6 +228,37 @@ def conclude_run(report: "RunReport", settings: "OutputConfig") -> None:
     click.echo(f"map: coseis view {out}")
     click.echo(f"picture {out}/map.png, polygons {out}/landslides.parquet, report {out}/run.json")
     refuse_failures(report.failed, settings, f"{out}/run.json")
+
+
+def _show_edits(edits: "EditsReport") -> None:
+    """What of the inventory is by mappers, and what they should look at again."""
+    counts = ", ".join(f"{count} {_SAID[verdict]}" for verdict, count in edits.counts.items() if count)
+    click.echo(one_line(f"by {', '.join(edits.editors)}: {counts}"))
+    for conflict in edits.conflicts[:LISTED_EDITS]:
+        others = ", ".join(f"{one.verdict} by {one.editor} ({one.edited_at})" for one in conflict.against)
+        last = conflict.counts
+        click.echo(
+            one_line(
+                f"{conflict.id}: {last.verdict} by {last.editor} ({last.edited_at}) counts, not {others}"
+            )
+        )
+    for name, what in (
+        ("conflicts", len(edits.conflicts) - LISTED_EDITS),
+        ("doubled", len(edits.doubled)),
+        ("cut", len(edits.cut)),
+        ("gone", len(edits.gone)),
+    ):
+        if what > 0:
+            click.echo(_REMARKS[name].format(what))
+
+
+_SAID = {"accept": "accepted", "reject": "rejected", "redrawn": "redrawn", "added": "added"}
+_REMARKS = {
+    "conflicts": "{} more landslides on which mappers differ, see run.json",
+    "doubled": "{} pairs of outlines by mappers lie on each other, see run.json",
+    "cut": "{} drawn polygons lost ground that mappers settled, see run.json",
+    "gone": "{} drawn polygons lay on ground that mappers settled, and are gone, see run.json",
+}
 
 
 def refuse_failures(failed: Sequence["FailedChunk"], settings: "OutputConfig", where: str) -> None:

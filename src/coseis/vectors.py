@@ -13,13 +13,14 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
@@ -87,8 +88,9 @@ def read_features(path: Path, field: str | None = None) -> Features:
         if suffix in GEOJSON:
             return _read_geojson(path, field)
         if suffix == ".gpkg":
-            rows = read_geopackage(path, field, most_bytes=MAX_BYTES)
-            return Features(_series(parse_wkb(rows.wkb), rows.crs), rows.values, rows.fields)
+            rows = read_geopackage(path, [field] if field else [], most_bytes=MAX_BYTES)
+            values = rows.values.get(field or "", [])
+            return Features(_series(parse_wkb(rows.wkb), rows.crs), values, rows.fields)
         if suffix in PARQUET:
             return _read_parquet(path, field)
         if suffix == ".zip":
@@ -97,6 +99,31 @@ def read_features(path: Path, field: str | None = None) -> Features:
         return _read_gdal(path, field)
     except (OSError, MemoryError, OverflowError) as error:
         raise ValueError(f"it cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def read_table(path: Path, fields: Sequence[str]) -> gpd.GeoDataFrame:
+    """Reads the one layer of a GeoPackage with several fields, values as they are stored.
+
+    Args:
+        path: A local file.
+        fields: Columns that it must have; others are not read.
+
+    Raises:
+        ValueError: as `read_features`, or a column is missing. The file is not named.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("it is no plain file")
+        if path.suffix.lower() != ".gpkg":
+            raise ValueError("it is no GeoPackage (.gpkg)")
+        _check_start(path, ".gpkg")
+        rows = read_geopackage(path, fields, most_bytes=MAX_BYTES)
+    except (OSError, MemoryError, OverflowError) as error:
+        raise ValueError(f"it cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if missing := [name for name in fields if name not in rows.values]:
+        raise ValueError(f"it has no column {', '.join(missing)}")
+    columns = {name: pd.Series(rows.values[name], dtype=object) for name in fields}
+    return gpd.GeoDataFrame(columns, geometry=_series(parse_wkb(rows.wkb), rows.crs))
 
 
 def _check_start(path: Path, suffix: str) -> None:
