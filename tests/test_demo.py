@@ -8,6 +8,8 @@ import pytest
 
 from coseis.demo import run_demo, score_truth
 from coseis.simulate import simulate_event
+from test_situation import pages_of, print_page, words
+from test_viewer import browser  # noqa: F401  (fixture)
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +41,15 @@ def test_every_part_is_scored_in_run_json(demo):
     polygons = gpd.read_parquet(out / "run" / "landslides.parquet")
     assert polygons.slope_mean_deg.between(0, 60).all()
     assert (out / "run" / "index.html").exists()
+
+
+def test_the_page_for_the_situation_room_prints_on_one_sheet(demo, browser):  # noqa: F811
+    out, report = demo
+    pdf = print_page(browser, out / "run" / "report.html")
+    assert pages_of(pdf) == [(595, 842)]
+    said = words((out / "run" / "report.html").read_text())
+    assert f"landslides {report.landslide_count} area of landslides " in said
+    assert report.products[-1].title == "delineation"
 
 
 def test_scores_fall_where_the_map_is_wrong(demo, tmp_path):

@@ -41,7 +41,7 @@ def some_facts(**changes):
         unread_blocks=0,
     )
     values = {
-        "event_time": "2018-09-05T18:08:00Z", "bounds": (141.9, 42.6, 142.0, 42.7),
+        "event_time": "2018-09-05T18:08:00Z", "grade": "delineation", "bounds": (141.9, 42.6, 142.0, 42.7),
         "aoi": {"type": "Polygon", "coordinates": []}, "aoi_km2": 33.7, "observed_share": 0.9,
         "failed_chunks": 0, "threshold": 0.39, "threshold_rule": "card", "model_name": HOSTILE,
         "software_version": "1", "attribution": (HOSTILE,), "scene_dates": {}, "layers": layers,
@@ -156,6 +156,7 @@ def test_every_file_of_the_page_has_a_media_type_and_is_in_the_wheel(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
+    assert {"coseis/web/report/report.html", "coseis/web/report/report.css"} <= packed
     for name, _ in page_files():
         assert Path(name).suffix in MEDIA_TYPES
         assert f"coseis/web/{name.removeprefix('web/')}" in packed

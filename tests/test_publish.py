@@ -97,6 +97,8 @@ def make_summary(**changes: object) -> ResultSummary:
         "model_digest": "a" * 64,
         "threshold": 0.56,
         "software_version": "0.1.0",
+        "grade": "delineation",
+        "complete": True,
         "landslide_count": 369,
         "landslide_area_m2": 1.87e6,
         "assets": tuple(OUTPUTS),
@@ -339,6 +341,7 @@ def test_item_reads_back_with_its_fields(store: LocalStore, folder: Path) -> Non
     )
     assert item.properties["coseis:event_time"] == "2018-09-05T18:08:00Z"
     assert item.properties["coseis:threshold"] == 0.56
+    assert (item.properties["coseis:grade"], item.properties["coseis:complete"]) == ("delineation", True)
     assert item.properties["processing:software"] == {"coseis": "0.1.0"}
     assert item.properties["attribution"] == "A; B"
     assert set(item.assets) == set(OUTPUTS)

@@ -38,7 +38,8 @@ from coseis.missing import hide_missing
 from coseis.objects import get_object, open_store
 from coseis.picture import stretch_rgb
 from coseis.plan import ITEMS, Plan, read_plan
-from coseis.report import PICTURE_PX, FailedChunk, missing_chunks, read_report
+from coseis.report import FailedChunk, missing_chunks, read_report
+from coseis.run_picture import PICTURE_PX
 from coseis.store import open_arrays
 from coseis.types import CODE_SCALE, LABEL_IGNORE, least_code
 from coseis.vectorize import BlockPieces, merge_blocks

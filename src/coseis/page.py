@@ -67,6 +67,8 @@ class MapFacts(Value):
     """map.json: all that the page shows and does not take from tiles."""
 
     event_time: AwareDatetime
+    grade: str
+    """Of the product, as people read it."""
     bounds: tuple[float, float, float, float]
     """West, south, east, north of the AOI, degrees."""
     aoi: dict[str, Any]

@@ -3,7 +3,7 @@
 Matplotlib's objects only, no pyplot: workers and notebooks keep their own figures and backend.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import geopandas as gpd
@@ -28,6 +28,9 @@ from coseis.types import CONTEXT_INCOMPLETE, Status
 WIDTH_PX = 1600
 MAX_HEIGHT_PX = 2400
 DPI = 160
+PANEL_WIDTH_PX = 832
+PANEL_MAX_HEIGHT_PX = 960
+"""Of `draw_panel`, at DPI; it is drawn with twice as many, for paper."""
 MISSING_GREY = 200
 """Display value of a pixel without reflectance."""
 ATTRIBUTION_LETTERS = 300
@@ -119,7 +122,7 @@ def draw_map(
                 f"{name} has shape {array.shape}; expected {(*geobox.shape, *bands)}, the grid's"
             )
     scenes = [rgb] if pre_rgb is None else [pre_rgb, rgb]
-    frame = _frame(geobox, len(scenes))
+    frame = _frame(geobox, Frame(len(scenes), panel_width=0, panel_height=0), WIDTH_PX, MAX_HEIGHT_PX)
     figure = Figure(figsize=(frame.width / DPI, frame.height / DPI), dpi=DPI, facecolor="white")
     for column, scene in enumerate(scenes):
         axes = figure.add_axes(frame.panel(column))
@@ -136,9 +139,43 @@ def draw_map(
     _draw_scale_bar(axes, geobox)
     _draw_north(axes, geobox)
     _write_margins(figure, frame, title, entries, attribution)
-    png = BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    return png.getvalue()
+    return _png_of(figure)
+
+
+def draw_panel(
+    rgb: NDArray[np.uint8],
+    polygons: gpd.GeoDataFrame,
+    *,
+    geobox: GeoBox,
+    status: NDArray[np.uint8],
+    numbered: gpd.GeoSeries,
+) -> bytes:
+    """Draw the landslides over the scene after the event alone, for a page whose words say the rest.
+
+    Letters are twice as large beside the scene as those of `draw_map`: it fills half a page.
+
+    Args:
+        rgb: as for `draw_map`.
+        polygons: as for `draw_map`.
+        geobox: as for `draw_map`.
+        status: as for `draw_map`.
+        numbered: points in any CRS that get the numbers 1, 2, ...
+
+    Returns:
+        A PNG, 1664 px wide; narrower for a grid higher than wide.
+    """
+    sides = Frame(1, panel_width=0, panel_height=0, left=36, right=4, top=4, bottom=28)
+    frame = _frame(geobox, sides, PANEL_WIDTH_PX, PANEL_MAX_HEIGHT_PX)
+    figure = Figure(figsize=(frame.width / DPI, frame.height / DPI), dpi=2 * DPI, facecolor="white")
+    axes = figure.add_axes(frame.panel(0))
+    _draw_scene(axes, rgb, geobox)
+    _draw_graticule(axes, geobox, label_latitudes=True)
+    _draw_status(axes, status, geobox)
+    _draw_outlines(axes, polygons, geobox, frame)
+    _draw_scale_bar(axes, geobox)
+    _draw_north(axes, geobox)
+    _draw_numbers(axes, numbered, geobox)
+    return _png_of(figure)
 
 
 def stretch_rgb(reflectance: NDArray[np.floating], *, gamma: float = 0.8) -> NDArray[np.uint8]:
@@ -190,13 +227,22 @@ def stretch_between(
     return shown
 
 
-def _frame(geobox: GeoBox, columns: int) -> Frame:
+def _frame(geobox: GeoBox, sides: Frame, width_px: int, max_height_px: int) -> Frame:
     """Panels as wide as the picture allows, narrower where they would be too high."""
-    sides = Frame(columns=columns, panel_width=0, panel_height=0)
-    panel_width = (WIDTH_PX - sides.width) // columns
+    panel_width = (width_px - sides.width) // sides.columns
     panel_height = panel_width * geobox.height / geobox.width
-    shrink = min(1.0, (MAX_HEIGHT_PX - sides.height) / panel_height)
-    return Frame(columns, max(1, round(panel_width * shrink)), max(1, round(panel_height * shrink)))
+    shrink = min(1.0, (max_height_px - sides.height) / panel_height)
+    return replace(
+        sides,
+        panel_width=max(1, round(panel_width * shrink)),
+        panel_height=max(1, round(panel_height * shrink)),
+    )
+
+
+def _png_of(figure: Figure) -> bytes:
+    png = BytesIO()
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    return png.getvalue()
 
 
 def _draw_scene(axes: Axes, rgb: NDArray[np.uint8], geobox: GeoBox) -> None:
@@ -292,6 +338,31 @@ def _draw_north(axes: Axes, geobox: GeoBox) -> None:
     arrow = {"arrowstyle": "-|>", "color": "white", "lw": 2.2, "mutation_scale": 16, "path_effects": [EDGE]}
     axes.annotate("", (x + dx, y + dy), (x, y), arrowprops=arrow)
     axes.text(x, y, "N", color="white", size=9, weight="bold", ha="center", va="top", path_effects=[EDGE])
+
+
+def _draw_numbers(axes: Axes, points: gpd.GeoSeries, geobox: GeoBox) -> None:
+    """Numbers in discs beside their points, the first on top of those that it overlaps."""
+    places = shapely.get_coordinates(points.to_crs(str(_crs(geobox))).to_numpy())
+    for number, place in reversed(list(enumerate(places, 1))):
+        axes.annotate(
+            str(number),
+            place,
+            xytext=(7, 7),
+            textcoords="offset points",
+            size=6.5,
+            weight="bold",
+            ha="center",
+            va="center_baseline",
+            bbox={
+                "boxstyle": "circle,pad=0.22",
+                "facecolor": "white",
+                "edgecolor": "black",
+                "linewidth": 0.7,
+            },
+            arrowprops={"arrowstyle": "-", "color": "white", "lw": 1, "path_effects": [EDGE], "shrinkA": 0},
+            annotation_clip=False,
+            zorder=4 + 1 / number,
+        )
 
 
 def _draw_label(axes: Axes, x: float, y: float, text: str, *, size: float, ha: str, va: str) -> None:

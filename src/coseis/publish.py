@@ -112,6 +112,9 @@ class ResultSummary(Value):
     model_digest: str
     threshold: float
     software_version: str
+    grade: str
+    complete: bool
+    """Of the product, see `grades.Product`."""
     landslide_count: int
     landslide_area_m2: float
     attribution: tuple[str, ...] = ()
@@ -146,6 +149,7 @@ OUTPUTS = {
     "run.json": Output("Report of the run", pystac.MediaType.JSON.value, "metadata"),
     "item.json": Output("STAC item of the result", pystac.MediaType.GEOJSON.value, "metadata"),
     "index.html": Output("The map, in a browser", pystac.MediaType.HTML.value, "overview"),
+    "report.html": Output("The map on one page, to print", pystac.MediaType.HTML.value, "overview"),
     "map.json": Output("What the map shows", pystac.MediaType.JSON.value, "metadata"),
     "codes.pmtiles": Output("Probability and status, tiles", "application/vnd.pmtiles", "visual"),
     "pre.pmtiles": Output("Scenes before the event, tiles", "application/vnd.pmtiles", "visual"),
@@ -325,6 +329,8 @@ def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item
             "coseis:model": summary.model_name,
             "coseis:model_digest": summary.model_digest,
             "coseis:threshold": summary.threshold,
+            "coseis:grade": summary.grade,
+            "coseis:complete": summary.complete,
             "coseis:landslide_count": summary.landslide_count,
             "coseis:landslide_area_m2": summary.landslide_area_m2,
             "processing:software": {"coseis": summary.software_version},

@@ -1,6 +1,5 @@
 """The end of a run: polygons, threshold and done-records in, every published file and the report out."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,17 +19,16 @@ from coseis.addresses import public_form
 from coseis.alignment import SHIFTS
 from coseis.change import CHANGES
 from coseis.config import MapConfig
-from coseis.cube import read_window
 from coseis.dem_search import DEM
 from coseis.edits import EDITS, EditsReport
-from coseis.errors import InputRefusedError, UnreachableError
+from coseis.errors import InputRefusedError
 from coseis.flat_ground import FlatCount
+from coseis.grades import Product, grade_product, withdraw_report
 from coseis.grid import epsg_of, pixels_inside
 from coseis.identity import Identity
 from coseis.missing import MissingChunks, hide_missing
-from coseis.objects import delete_object, get_object, list_objects, put_object
+from coseis.objects import get_object, list_objects, put_object
 from coseis.page import FACTS, PAGE, MapFacts, MapLayers, tally_polygons, write_page
-from coseis.picture import draw_map, stretch_rgb
 from coseis.plan import CONFIG, ITEMS, Plan, Update
 from coseis.progress import Clock
 from coseis.publish import (
@@ -47,7 +45,9 @@ from coseis.publish import (
     write_stac_item,
     write_tiles,
 )
+from coseis.run_picture import credits_of, draw_run
 from coseis.scene_shift import Coregistration
+from coseis.situation import SITUATION, biggest_landslides, draw_situation
 from coseis.statistics.density import measure_density
 from coseis.statistics.figure import draw_sizes
 from coseis.statistics.inventory import run_inventory
@@ -55,12 +55,12 @@ from coseis.statistics.summary import summarize_inventory
 from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.threshold import ThresholdChoice
 from coseis.throughput import Throughput
-from coseis.types import Phase, Status, Value, seen_pixels
+from coseis.types import Phase, Status, Value
 from coseis.windows import Chunk
 
-PICTURE_PX = 1600
-"""Longest side of the scene in the picture."""
 RUN = "run.json"
+SITUATION_FIGURE_IN = (6.6, 3.2)
+"""Width and height of the sizes on the page, where they are 3.9 inches wide."""
 PARTS = "parts"
 """Folder of the reports of parts."""
 FILES = (
@@ -161,6 +161,8 @@ class RunReport(Value):
     """When this map was drawn."""
     updates: tuple[Update, ...] = ()
     """What each new search of the catalog changed, the last one last; none: the scenes are the first ones."""
+    products: tuple[Product, ...] = ()
+    """All that was issued of this run, this map last; each supersedes the one before."""
 
 
 @dataclass(frozen=True)
@@ -273,30 +275,34 @@ def publish_run(
     clock: Clock,
     outcome: Outcome,
 ) -> RunReport:
-    """Writes the inventory, tiles, COGs, picture and STAC item, and run.json last of all.
+    """Writes the inventory, tiles, COGs, pictures and STAC item, report.html, and run.json last of all.
 
     Raises:
         InputRefusedError: the output cannot be written.
     """
     # A report beside files of another threshold would be wrong: there is none while they change.
-    delete_object(store, RUN)
+    earlier = withdraw_report(store, RUN)
     with clock("publish"):
-        polygons = outcome.polygons
+        report = _report(plan, config, outcome, earlier)
+        polygons, of_event = outcome.polygons, event_polygons(outcome.polygons)
         dem_credit = (outcome.terrain.attribution or "",) if outcome.terrain else ()
-        names = tuple(filter(None, (*_credits(plan), *dem_credit)))
+        names = tuple(filter(None, (*credits_of(plan), *dem_credit)))
         write_inventory(polygons, store, "landslides.parquet")
         write_cells(outcome.cells, store, "observed.parquet")
-        _write_statistics(config, outcome, store)
+        figure = _write_statistics(config, outcome, store)
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         for zone in plan.zones:
             missing = outcome.missing.get(zone.identity.crs)
             _write_rasters(zone, store, config.output.out, _suffix(plan, zone), missing)
-        upload(draw_run(plan, event_polygons(polygons), outcome.threshold.value), store, "map.png")
-        write_page(_facts(plan, config, outcome), store)
-        summary = _summary(plan, outcome)
+        numbered = biggest_landslides(of_event).geometry
+        picture, panel = draw_run(plan, of_event, outcome.threshold.value, numbered=numbered)
+        upload(picture, store, "map.png")
+        write_page(_facts(plan, report, outcome), store)
+        summary = _summary(plan, report, outcome)
         assets = (*summary.assets, *([DEM] if outcome.terrain else []), *([EDITS] if outcome.edits else []))
         write_stac_item(summary.model_copy(update={"attribution": names, "assets": assets}), store)
-    report = _report(plan, config, clock.seconds, outcome)
+        upload(draw_situation(report, plan, of_event, picture=panel, figure=figure), store, SITUATION)
+    report = report.model_copy(update={"seconds": clock.seconds})
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
 
@@ -306,46 +312,18 @@ def event_polygons(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     return polygons[polygons["change"] != "pre-existing"]
 
 
-def _write_statistics(config: MapConfig, outcome: Outcome, store: ObjectStore) -> None:
-    """Statistics, their figure and the density; without the test of the fit, which fits 200 times."""
+def _write_statistics(config: MapConfig, outcome: Outcome, store: ObjectStore) -> bytes:
+    """Statistics, their figure and the density; without the test of the fit, which fits 200 times.
+
+    Returns the figure as report.html has it, a PNG.
+    """
     inventory = run_inventory(event_polygons(outcome.polygons), outcome.cells, config.output.out)
     statistics = summarize_inventory(inventory, completeness_m2=config.output.min_area)
     upload(statistics.model_dump_json(indent=1).encode(), store, STATISTICS)
     series = {"this map": (inventory.sample(config.output.min_area), statistics.sizes.fit)}
     upload(draw_sizes(series, title="Areas of the landslides of the event"), store, FIGURE)
     write_cells(measure_density(inventory.polygons, outcome.cells), store, DENSITY)
-
-
-def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
-    """A PNG of the polygons over the post scene, beside the pre scene where there is one."""
-    plan = plan.on_one_grid()
-    factor = max(1, -(-max(plan.identity.shape) // PICTURE_PX))
-    geobox = plan.geobox.zoom_out(factor)
-    colours = ("red", "green", "blue")
-    bands = colours if set(colours) <= set(plan.card.bands) else plan.card.bands[:1]
-    recipe = dataclasses.replace(plan.recipe(), geobox=geobox, bands=bands)
-    whole = Window(0, 0, geobox.shape.x, geobox.shape.y)
-    try:
-        cube = read_window(recipe, whole)
-    except (InputRefusedError, UnreachableError):
-        # Its chunks are listed as failed; the polygons of the others are worth a picture all the same.
-        cube = read_window(dataclasses.replace(recipe, scenes=()), whole)
-    rgb: dict[Phase, NDArray[np.uint8]] = {
-        phase: stretch_rgb(image if len(bands) == 3 else image.repeat(3, axis=0))
-        for phase, image in zip(recipe.phases, cube.image, strict=True)
-    }
-    post = recipe.phases.index("post")
-    of_post = cube.status[post], cube.scene[post]
-    return draw_map(
-        rgb["post"],
-        polygons,
-        geobox=geobox,
-        title=f"Landslides of {plan.found.event.time:%Y-%m-%d %H:%M} UTC, {plan.card.name} >= {threshold:g}",
-        pre_rgb=rgb.get("pre"),
-        # Only what was not used is hatched: shadow or haze that a user lets pass is part of the map.
-        status=np.where(seen_pixels(*of_post), Status.OBSERVED, of_post[0]),
-        attribution="; ".join(_credits(plan)),
-    )
+    return draw_sizes(series, size_in=SITUATION_FIGURE_IN)
 
 
 def _suffix(plan: Plan, zone: Plan) -> str:
@@ -382,18 +360,13 @@ def _write_rasters(
     write_cog(partial(read, "status"), store, f"status{suffix}.tif", geobox=plan.geobox, layout=layout)
 
 
-def _credits(plan: Plan) -> tuple[str, ...]:
-    """Who must be named with the map, each once, in the order of the scenes."""
-    return tuple(dict.fromkeys(scene.attribution for scene in plan.found.scenes if scene.attribution))
-
-
-def _facts(plan: Plan, config: MapConfig, outcome: Outcome) -> MapFacts:
+def _facts(plan: Plan, report: RunReport, outcome: Outcome) -> MapFacts:
     """What the map page says of the run."""
-    report = _report(plan, config, {}, outcome)
     counts, areas_m2 = tally_polygons(outcome.polygons)
     phases = {phase: plan.found.of_phase(phase) for phase in plan.identity.phases}
     return MapFacts(
         event_time=plan.found.event.time,
+        grade=report.products[-1].title,
         bounds=shapely.geometry.shape(plan.found.event.aoi).bounds,
         aoi=plan.found.event.aoi,
         aoi_km2=report.aoi_km2,
@@ -403,7 +376,7 @@ def _facts(plan: Plan, config: MapConfig, outcome: Outcome) -> MapFacts:
         threshold_rule=report.threshold.rule,
         model_name=plan.card.name,
         software_version=__version__,
-        attribution=_credits(plan),
+        attribution=credits_of(plan),
         scene_dates={
             phase: (min(scene.start for scene in scenes), max(scene.end for scene in scenes))
             for phase, scenes in phases.items()
@@ -414,8 +387,8 @@ def _facts(plan: Plan, config: MapConfig, outcome: Outcome) -> MapFacts:
     )
 
 
-def _summary(plan: Plan, outcome: Outcome) -> ResultSummary:
-    identity, scenes, polygons = plan.identity, plan.found.scenes, event_polygons(outcome.polygons)
+def _summary(plan: Plan, report: RunReport, outcome: Outcome) -> ResultSummary:
+    identity, scenes = plan.identity, plan.found.scenes
     layers = outcome.layers
     present = {"pre.pmtiles": layers.pre, "post.pmtiles": layers.post, "codes.pmtiles": layers.codes}
     tiles = tuple(name for name, is_there in present.items() if is_there)
@@ -432,9 +405,11 @@ def _summary(plan: Plan, outcome: Outcome) -> ResultSummary:
         model_digest=identity.model,
         threshold=outcome.threshold.value,
         software_version=__version__,
-        landslide_count=len(polygons),
-        landslide_area_m2=float(polygons.area_m2.sum()),
-        attribution=_credits(plan),
+        grade=report.products[-1].grade,
+        complete=report.products[-1].complete,
+        landslide_count=report.landslide_count,
+        landslide_area_m2=report.landslide_area_m2,
+        attribution=credits_of(plan),
         assets=(
             CUBE,
             *_files(plan),
@@ -442,17 +417,21 @@ def _summary(plan: Plan, outcome: Outcome) -> ResultSummary:
             *((SHIFTS,) if plan.coregistration else ()),
             PAGE,
             FACTS,
+            SITUATION,
             ITEMS,
             RUN,
         ),
     )
 
 
-def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: Outcome) -> RunReport:
+def _report(plan: Plan, config: MapConfig, outcome: Outcome, earlier: Sequence[Product]) -> RunReport:
+    """The report but for its seconds."""
     pixel_km2 = abs(plan.identity.transform[0] * plan.identity.transform[4]) / 1e6
     aoi_px = sum(record.aoi_px for record in outcome.records) + sum(f.aoi_px for f in outcome.failures)
     observed_px = sum(record.observed_px for record in outcome.records)
     of_event = event_polygons(outcome.polygons)
+    complete, now = not outcome.failures, datetime.now(UTC)
+    product = grade_product(earlier, complete=complete, updates=len(plan.updates), time=now)
     return RunReport(
         identity=plan.identity,
         identity_digest=plan.identity.digest(),
@@ -471,13 +450,14 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         status_shares=_status_shares(plan.identity.phases, outcome, aoi_px),
         scenes_without_mask=tuple(scene.item_id for scene in plan.found.scenes if scene.udm2 is None),
         failed=tuple(sorted(outcome.failures, key=lambda failure: (failure.crs, failure.chunk))),
-        seconds=seconds,
+        seconds={},
         throughput=outcome.throughput,
         terrain=outcome.terrain,
         coregistration=plan.coregistration,
         edits=outcome.edits,
-        issued=datetime.now(UTC),
+        issued=product.issued,
         updates=plan.updates,
+        products=(*earlier, product),
     )
 
 

@@ -24,6 +24,8 @@ from coseis.errors import InputRefusedError, UsageError
 from coseis.objects import get_object, open_store
 from coseis.page import FACTS, PAGE, media_type_of, page_files
 from coseis.publish import OUTPUTS
+from coseis.situation import SITUATION
+from coseis.situation import policy as situation_policy
 
 LOOPBACK = "127.0.0.1"
 SERVED = frozenset(
@@ -32,10 +34,11 @@ SERVED = frozenset(
 """What is served, by name: nothing else of the run, whatever a request says."""
 POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob: data:; style-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "img-src 'self' blob: data:; style-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'"
 )
-"""Of index.html, and that no other page may show it in a frame."""
+"""Of index.html, as the page says it itself."""
+UNFRAMED = "frame-ancestors 'none'"
+"""No other page may show one of ours in a frame, which only a header can say."""
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 PART_BYTES = 2**20
 """A whole file is sent in parts of this size."""
@@ -131,7 +134,7 @@ class _File(RequestHandler):
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("Cache-Control", "no-cache")
         # The page says the same of itself; a run that somebody else sent may bring another page.
-        self.set_header("Content-Security-Policy", POLICY)
+        self.set_header("Content-Security-Policy", f"{POLICY}; {UNFRAMED}")
 
     async def head(self, path: str) -> None:
         await self.get(path)
@@ -152,6 +155,8 @@ class _File(RequestHandler):
             self._end(502)
             return
         size = found["size"]
+        if key == SITUATION:
+            self.set_header("Content-Security-Policy", f"{situation_policy()}; {UNFRAMED}")
         etag = f'"{(found["e_tag"] or str(size)).strip(chr(34))}"'
         self.set_header("Content-Type", media_type_of(key))
         self.set_header("Accept-Ranges", "bytes")

@@ -226,6 +226,9 @@ def conclude_run(report: "RunReport", settings: "OutputConfig") -> None:
             f"{len(report.scenes_without_mask)} scenes have no usable data mask: clouds in them are not told"
         )
     click.echo(f"map: coseis view {out}")
+    if report.products:
+        product = report.products[-1]
+        click.echo(f"product {product.number}, {product.title}: one page to print {out}/report.html")
     click.echo(f"picture {out}/map.png, polygons {out}/landslides.parquet, report {out}/run.json")
     refuse_failures(report.failed, settings, f"{out}/run.json")
 

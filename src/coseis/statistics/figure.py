@@ -20,21 +20,29 @@ MALAMUD_COLOUR = "#777777"
 BINS_A_DECADE = 6
 """Of the points alone: no fit ever sees a bin."""
 POINTS = 300
+LABEL_IN = 4.5
+"""Width of the longest label of the legend, inches."""
 LAWS = 200
 """Drawn for a band."""
 
 
-def draw_sizes(series: Mapping[str, tuple[AreaSample, SizeFit | None]], *, title: str) -> bytes:
+def draw_sizes(
+    series: Mapping[str, tuple[AreaSample, SizeFit | None]],
+    *,
+    title: str = "",
+    size_in: tuple[float, float] = (11, 4.8),
+) -> bytes:
     """Draws the density of areas with its law and the band of its laws, and the number of larger landslides.
 
     Args:
         series: Inventories by name, the first in the foreground: areas, and the fit where there is one.
         title: Over both panels.
+        size_in: Width and height: letters keep their size, so they are larger beside a smaller figure.
 
     Returns:
-        A PNG, 1650 px wide.
+        A PNG of 150 px an inch, 1650 px wide by default.
     """
-    figure = Figure(figsize=(11, 4.8), dpi=150, facecolor="white")
+    figure = Figure(figsize=size_in, dpi=150, facecolor="white", layout="constrained")
     density, larger = figure.subplots(1, 2)
     heights: list[FloatArray] = []
     drawn = {name: pair for name, pair in series.items() if pair[0].count}
@@ -54,9 +62,11 @@ def draw_sizes(series: Mapping[str, tuple[AreaSample, SizeFit | None]], *, title
         axes.grid(color="#dddddd", linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     if drawn:
-        density.legend(frameon=False, fontsize=7.5, loc="lower left")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    figure.tight_layout()
+        # Below both panels: the words of a fit are wider than a panel of a small figure.
+        columns = max(1, int(size_in[0] // LABEL_IN))
+        figure.legend(frameon=False, fontsize=8.5, loc="outside lower left", ncols=columns)
+    if title:
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     png = BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
     return png.getvalue()
