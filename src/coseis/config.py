@@ -1,8 +1,8 @@
 """Settings of a run: a YAML file and command-line options go in, one checked, frozen `MapConfig` comes out.
 
-`stages` reads them, and what `coseis train` takes (`learn.config`) by the same rules. A model a stage; each field's
-description is also the help of its command-line option. Credentials are no settings: they come from the
-environment and appear nowhere else.
+`stages` reads them, and what `coseis train` takes (`learn.config`) by the same rules. A model a stage; each
+field's description is also the help of its command-line option. Credentials are no settings: they come from
+the environment and appear nowhere else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -73,9 +73,15 @@ def _are_maskable(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in MASKABLE if name in names)
 
 
+def _or_none(value: object) -> object:
+    """The word by which a run that had a file is drawn without it."""
+    return None if value == "none" else value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Masked = Annotated[tuple[str, ...], BeforeValidator(as_tuple), AfterValidator(_are_maskable)]
 Area = Annotated[str, BeforeValidator(_as_text)]
+Layer = Annotated[str | None, BeforeValidator(_or_none)]
 Scheduler = Annotated[str, AfterValidator(_is_scheduler)]
 Permission = Annotated[Literal["auto", "yes", "no"], BeforeValidator(_as_word)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -204,6 +210,20 @@ class TerrainConfig(Value):
     )
 
 
+class ExposureConfig(Value):
+    """What lies around the landslides, in local files; none of it changes a pixel or a polygon."""
+
+    roads: Layer = Field(
+        None, description="File of roads (lines): how many a landslide cuts, and m of them. none: drop it."
+    )
+    rivers: Layer = Field(
+        None, description="File of rivers (lines or areas): distance, contact, whether one may be dammed."
+    )
+    buildings: Layer = Field(
+        None, description="File of buildings (areas or points): how many a landslide touches."
+    )
+
+
 class CoregistrationConfig(Value):
     """How the scenes before the event lie on those after it."""
 
@@ -277,6 +297,7 @@ class MapConfig(Value):
     cluster: ClusterConfig = ClusterConfig()
     terrain: TerrainConfig = TerrainConfig()
     coregistration: CoregistrationConfig = CoregistrationConfig()
+    exposure: ExposureConfig = ExposureConfig()
 
 
 def stage_options() -> Iterator[tuple[str, str, FieldInfo]]:

@@ -63,8 +63,21 @@ RUN_COLUMNS = {
     "size_class": "string",
     "volume_m3": "float64",
     "volume_soil_m3": "float64",
+    "confidence": "string",
+    "seen_from": "string",
+    "seen_to": "string",
+    "off_nadir_deg": "float64",
 }
 """What a run knows beside: `polygonize` on a lone array does not."""
+EXPOSURE_TYPES = {
+    "roads_cut": "int64",
+    "roads_cut_m": "float64",
+    "river_distance_m": "float64",
+    "river_contact_m": "float64",
+    "crosses_river": "bool",
+    "buildings_touched": "int64",
+}
+"""What the layers of `exposure` add, each where it is given."""
 
 ATTRIBUTION_LETTERS = 10_000
 """It is an argument of tippecanoe, which the system bounds to 128 KiB; item.json has all of it."""
@@ -406,8 +419,10 @@ def _typed_inventory(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         raise InputRefusedError(f"the inventory lacks {', '.join(missing)}; polygonize writes them")
     if polygons.crs is None:
         raise InputRefusedError("the inventory has no CRS; expected that of the grid it was made on")
-    types = INVENTORY_COLUMNS | {name: kind for name, kind in RUN_COLUMNS.items() if name in polygons}
-    return polygons.astype(types)
+    further = RUN_COLUMNS | EXPOSURE_TYPES
+    return polygons.astype(
+        INVENTORY_COLUMNS | {name: kind for name, kind in further.items() if name in polygons}
+    )
 
 
 def _build_archive(

@@ -23,6 +23,7 @@ from coseis.config import MapConfig
 from coseis.cube import read_window
 from coseis.dem_search import DEM
 from coseis.errors import InputRefusedError
+from coseis.exposure import ExposureReport
 from coseis.flat_ground import FlatCount
 from coseis.grid import epsg_of, pixels_inside
 from coseis.identity import Identity
@@ -150,6 +151,8 @@ class RunReport(Value):
     throughput: Throughput
     terrain: TerrainReport | None = None
     """None: no DEM was given."""
+    exposure: ExposureReport | None = None
+    """What the landslides of the event cut and touch; None: no layer was given."""
     truth: dict[str, Any] | None = None
     """Of a simulated event: every part of the map against the truth, see `demo.score_truth`."""
     coregistration: Coregistration | None = None
@@ -178,6 +181,7 @@ class Outcome:
     layers: MapLayers
     """The raster layers of the map page, which are written already."""
     terrain: TerrainReport | None = None
+    exposure: ExposureReport | None = None
 
 
 def read_report(store: ObjectStore, out: str) -> RunReport:
@@ -469,6 +473,7 @@ def _report(plan: Plan, config: MapConfig, seconds: dict[str, float], outcome: O
         seconds=seconds,
         throughput=outcome.throughput,
         terrain=outcome.terrain,
+        exposure=outcome.exposure,
         coregistration=plan.coregistration,
         issued=datetime.now(UTC),
         updates=plan.updates,
