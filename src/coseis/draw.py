@@ -29,6 +29,7 @@ from coseis.change import (
     old_pixels,
     without_pre,
 )
+from coseis.confidence import confidence_attributes
 from coseis.config import OutputConfig
 from coseis.dem_search import kept_dem
 from coseis.flat_ground import FlatCount, FlatGround, find_flat
@@ -36,6 +37,7 @@ from coseis.grid import footprint
 from coseis.jobs import Failure, run_jobs
 from coseis.missing import MissingChunks, hide_missing, slices_of
 from coseis.plan import Plan
+from coseis.provenance import provenance_attributes
 from coseis.statistics.shape import shape_attributes
 from coseis.store import open_arrays, shard_px
 from coseis.threshold import ThresholdChoice
@@ -78,7 +80,7 @@ class Drawing:
 
     polygons: gpd.GeoDataFrame
     """The inventory: `vectorize.merge_blocks`, with `change.name_changes`, `touches_unobserved`,
-    `touches_aoi_border` and `shape.shape_attributes`."""
+    `touches_aoi_border`, `shape.shape_attributes`, `confidence` and `provenance`."""
     cells: gpd.GeoDataFrame
     """What was seen: `cells.join_cells`."""
     flat: FlatCount
@@ -143,7 +145,8 @@ def draw_polygons(
     polygons = polygons.assign(
         touches_unobserved=polygons[UNSEEN] > 0, touches_aoi_border=polygons[OUTSIDE] > 0
     ).drop(columns=[UNSEEN, OUTSIDE])
-    polygons = shape_attributes(polygons)
+    polygons = confidence_attributes(shape_attributes(polygons), plan.card)
+    polygons = provenance_attributes(polygons, plan.found.of_phase("post"))
     cells = [
         join_cells([block.cells for block in drawn[zone.identity.crs]], zone.geobox) for zone in plan.zones
     ]
