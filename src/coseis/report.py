@@ -25,7 +25,7 @@ from coseis.dem_search import DEM
 from coseis.errors import InputRefusedError
 from coseis.exposure import ExposureReport
 from coseis.flat_ground import FlatCount
-from coseis.grid import epsg_of, pixels_inside
+from coseis.grid import pixels_inside
 from coseis.identity import Identity
 from coseis.missing import MissingChunks, hide_missing
 from coseis.objects import delete_object, get_object, list_objects, put_object
@@ -37,16 +37,15 @@ from coseis.publish import (
     DENSITY,
     FIGURE,
     STATISTICS,
-    ResultSummary,
     probability_layout,
     status_layout,
     upload,
     write_cells,
     write_cog,
     write_inventory,
-    write_stac_item,
     write_tiles,
 )
+from coseis.result_stac import ResultSummary, raster_summaries, write_stac, zone_suffix
 from coseis.scene_shift import Coregistration
 from coseis.statistics.density import measure_density
 from coseis.statistics.figure import draw_sizes
@@ -56,7 +55,7 @@ from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.threshold import ThresholdChoice
 from coseis.throughput import Throughput
 from coseis.types import Phase, Status, Value, seen_pixels
-from coseis.windows import Chunk
+from coseis.windows import Chunk, window_px
 
 PICTURE_PX = 1600
 """Longest side of the scene in the picture."""
@@ -289,12 +288,12 @@ def publish_run(
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         for zone in plan.zones:
             missing = outcome.missing.get(zone.identity.crs)
-            _write_rasters(zone, store, config.output.out, _suffix(plan, zone), missing)
+            _write_rasters(zone, store, config.output.out, zone_suffix(plan, zone), missing)
         upload(draw_run(plan, event_polygons(polygons), outcome.threshold.value), store, "map.png")
         write_page(_facts(plan, config, outcome), store)
         summary = _summary(plan, outcome)
         assets = (*summary.assets, DEM) if outcome.terrain else summary.assets
-        write_stac_item(summary.model_copy(update={"attribution": names, "assets": assets}), store)
+        write_stac(summary.model_copy(update={"attribution": names, "assets": assets}), store)
     report = _report(plan, config, clock.seconds, outcome)
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
     return report
@@ -347,14 +346,11 @@ def draw_run(plan: Plan, polygons: gpd.GeoDataFrame, threshold: float) -> bytes:
     )
 
 
-def _suffix(plan: Plan, zone: Plan) -> str:
-    """What the names of a zone's rasters end in: nothing for the largest, then its EPSG code."""
-    return "" if zone.geobox == plan.geobox else f"_{epsg_of(zone.geobox)}"
-
-
 def _files(plan: Plan) -> tuple[str, ...]:
     rasters = [
-        name.replace(".tif", f"{_suffix(plan, zone)}.tif") for zone in plan.zones[1:] for name in FILES[:2]
+        name.replace(".tif", f"{zone_suffix(plan, zone)}.tif")
+        for zone in plan.zones[1:]
+        for name in FILES[:2]
     ]
     return (*FILES, *rasters)
 
@@ -424,11 +420,10 @@ def _summary(plan: Plan, outcome: Outcome) -> ResultSummary:
         start=min(scene.start for scene in scenes),
         end=max(scene.end for scene in scenes),
         footprint=plan.found.event.aoi,
-        epsg=epsg_of(plan.geobox),
-        shape=identity.shape,
-        transform=identity.transform,
-        model_name=plan.card.name,
+        rasters=raster_summaries(plan),
+        card=plan.card,
         model_digest=identity.model,
+        window_px=window_px(identity.core_px, plan.card.padding),
         threshold=outcome.threshold.value,
         software_version=__version__,
         landslide_count=len(polygons),
