@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from coseis.confidence import sure_thresholds
 from coseis.errors import UsageError
 from coseis.evaluation import CodeCounts, restate_scores
 from coseis.training.patches import Patch
@@ -47,10 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [split.name for split in splits.splits if not split.name.startswith("iburi")]
     results = _ladder_results(options.results, ["transfer"] if options.without_iburi else names)
     threshold = best_threshold(results)
+    counts = {result.split: _pixels(result).by_truth for result in results}
+    high_precision, high_recall = sure_thresholds(counts, threshold, prevalence=SCENE_PREVALENCE)
     card = OURS.card(patches).model_copy(
         update={
             "name": "coseis-rgb-16-without-iburi" if options.without_iburi else "coseis-rgb-16",
             "threshold": threshold,
+            "high_precision": high_precision,
+            "high_recall": high_recall,
             "training_sets": _described(patches),
             "metrics": _metrics(results, threshold),
         }

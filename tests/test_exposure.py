@@ -7,7 +7,14 @@ import shapely
 from shapely.geometry import LineString, Point, box
 
 from coseis.errors import UsageError
-from coseis.exposure import EXPOSURE_COLUMNS, RIVER_REACH_M, exposure_attributes
+from coseis.exposure import (
+    EXPOSURE_COLUMNS,
+    RIVER_REACH_M,
+    exposure_attributes,
+    read_surroundings,
+    report_exposure,
+)
+from coseis.publish import EXPOSURE_TYPES
 from making import UTM
 
 X, Y = 583000.0, 4737000.0
@@ -140,3 +147,69 @@ def test_landslides_of_two_zones_are_each_measured_in_their_own():
 def test_layers_that_are_none_are_refused(name, layer, message):
     with pytest.raises(UsageError, match=message):
         measured(SQUARE, **{name: layer})
+
+
+def test_every_column_has_a_type_in_what_is_published():
+    columns = [column for layer in EXPOSURE_COLUMNS.values() for column in layer]
+    assert columns == list(EXPOSURE_TYPES)
+    layers = {
+        "roads": placed(LineString([(0, 0), (9, 9)])),
+        "rivers": placed(LineString([(0, 0), (9, 9)])),
+        "buildings": placed(Point(5, 5)),
+    }
+    found = exposure_attributes(placed(SQUARE), layers)
+    assert {name: str(found.dtypes[name]) for name in columns} == EXPOSURE_TYPES
+
+
+LINES = [LineString([(-50, y), (150, y)]) for y in (10, 20, 30)]
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".shp", ".parquet"])
+@pytest.mark.parametrize(
+    ("column", "values", "cut"),
+    [
+        ("highway", ["track", "path", None], 1),
+        ("fclass", ["path", "primary", "service"], 2),
+        ("name", ["A", "B", "C"], 3),
+    ],
+)
+def test_layers_of_files_are_what_their_tags_say(tmp_path, suffix, column, values, cut):
+    roads = placed(*LINES, crs="EPSG:4326", **{column: values})
+    path = tmp_path / f"roads{suffix}"
+    roads.to_parquet(path) if suffix == ".parquet" else roads.to_file(path)
+    layers = read_surroundings({"roads": str(path), "rivers": None})
+    assert list(layers) == ["roads"]
+    assert measured(SQUARE, **layers).roads_cut == cut
+
+
+def test_a_file_that_is_no_such_layer_is_refused_by_name(tmp_path):
+    (tmp_path / "text.gpkg").write_text("roads")
+    placed(SQUARE).to_file(tmp_path / "areas.gpkg")
+    gpd.GeoDataFrame(geometry=LINES).to_parquet(tmp_path / "nowhere.parquet")
+    for file, reason in (
+        ("nothere.gpkg", "it is no plain file"),
+        ("text.gpkg", "it is no .gpkg file"),
+        ("areas.gpkg", "the layer of roads holds Polygon; expected LineString"),
+        ("nowhere.parquet", "the layer of roads has no coordinate reference system"),
+    ):
+        path = str(tmp_path / file)
+        with pytest.raises(UsageError, match="give another file, or none to go without") as refused:
+            read_surroundings({"roads": path})
+        assert f"--roads {path} cannot be used: {reason}" in str(refused.value)
+
+
+def test_sums_over_landslides():
+    slides = placed(SQUARE, shapely.box(500, 0, 600, 100), id=["a", "b"])
+    through, along = LineString([(-50, 50), (150, 50)]), LineString([(510, 0), (510, 90)])
+    layers = {
+        "roads": placed(through, along),
+        "rivers": placed(through, along),
+        "buildings": placed(Point(5, 5)),
+    }
+    files = {name: f"/some/where/{name}.gpkg" for name in layers}
+    report = report_exposure(exposure_attributes(slides, layers), files)
+    assert report.layers == {name: f"{name}.gpkg" for name in layers}
+    assert (report.roads_cut_m, report.landslides_on_roads) == (190, 2)
+    assert (report.landslides_across_rivers, report.buildings_touched) == (1, 1)
+    only = report_exposure(exposure_attributes(slides, {"roads": layers["roads"]}), {"roads": "r.gpkg"})
+    assert (only.roads_cut_m, only.landslides_across_rivers, only.buildings_touched) == (190, None, None)

@@ -19,7 +19,7 @@ from coseis.errors import InputRefusedError
 from coseis.formats import FORMATS, SHAPEFILE_NAMES, export_run, write_format
 from coseis.landform import TERRAIN_COLUMNS
 from coseis.objects import open_store, put_object
-from coseis.publish import INVENTORY_COLUMNS, RUN_COLUMNS, write_inventory
+from coseis.publish import EXPOSURE_TYPES, INVENTORY_COLUMNS, RUN_COLUMNS, write_inventory
 from making import UTM
 
 KML = {"k": "http://www.opengis.net/kml/2.2"}
@@ -70,7 +70,8 @@ def test_a_shapefile_has_names_of_ten_letters_and_says_all(tmp_path):
 
 
 def test_all_that_a_run_writes_has_a_short_name_of_its_own():
-    written = [*INVENTORY_COLUMNS, *RUN_COLUMNS, "pixel_count", *TERRAIN_COLUMNS, "dem_share", "dem_source"]
+    terrain = [*TERRAIN_COLUMNS, "dem_share", "dem_source"]
+    written = [*INVENTORY_COLUMNS, *RUN_COLUMNS, *EXPOSURE_TYPES, "pixel_count", *terrain]
     names = [SHAPEFILE_NAMES.get(name, name) for name in written]
     assert len(set(names)) == len(names)
     assert max(map(len, names)) <= 10

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import boto3
@@ -14,7 +13,6 @@ import numpy as np
 import obstore
 import pyarrow.parquet as pq
 import pyogrio
-import pystac
 import pytest
 import rasterio
 import shapely
@@ -24,21 +22,18 @@ from numpy.typing import NDArray
 from obstore.store import LocalStore, MemoryStore, S3Store
 from odc.geo.geobox import GeoBox
 from pmtiles.reader import MmapSource, Reader
-from pystac.extensions.projection import ProjectionExtension
 
 from coseis import objects, publish
 from coseis.errors import InputRefusedError, UnreachableError, UsageError
 from coseis.publish import (
     INVENTORY_COLUMNS,
     OUTPUTS,
-    ResultSummary,
     probability_layout,
     read_tile_ids,
     status_layout,
     upload,
     write_cog,
     write_inventory,
-    write_stac_item,
     write_tiles,
 )
 from coseis.types import CODE_FILL, CONTEXT_INCOMPLETE, Status
@@ -81,29 +76,6 @@ def make_inventory(polygons: list[shapely.Polygon]) -> gpd.GeoDataFrame:
 def pixel_box(row: float, col: float, height_px: float = 1, width_px: float = 1) -> shapely.Polygon:
     left, top = LEFT_M + PIXEL_M * col, TOP_M - PIXEL_M * row
     return shapely.box(left, top - PIXEL_M * height_px, left + PIXEL_M * width_px, top)
-
-
-def make_summary(**changes: object) -> ResultSummary:
-    fields = {
-        "run_id": "coseis-0123456789ab",
-        "event_time": datetime(2018, 9, 5, 18, 8, tzinfo=UTC),
-        "start": datetime(2018, 8, 3, tzinfo=UTC),
-        "end": datetime(2018, 9, 11, tzinfo=UTC),
-        "footprint": shapely.geometry.mapping(shapely.box(142.0, 42.7, 142.1, 42.8)),
-        "epsg": 32654,
-        "shape": (1280, 2048),
-        "transform": (3.0, 0.0, LEFT_M, 0.0, -3.0, TOP_M),
-        "model_name": "envinet5",
-        "model_digest": "a" * 64,
-        "threshold": 0.56,
-        "software_version": "0.1.0",
-        "grade": "delineation",
-        "complete": True,
-        "landslide_count": 369,
-        "landslide_area_m2": 1.87e6,
-        "assets": tuple(OUTPUTS),
-    }
-    return ResultSummary.model_validate(fields | changes)
 
 
 # write_cog
@@ -320,40 +292,6 @@ def test_a_failed_or_missing_tippecanoe_is_an_error(
         write_tiles(polygons, store, "landslides.pmtiles")
 
 
-# write_stac_item
-
-
-def test_item_reads_back_with_its_fields(store: LocalStore, folder: Path) -> None:
-    write_stac_item(make_summary(attribution=("A", "B")), store)
-    text = json.loads((folder / "item.json").read_text())
-    item = pystac.Item.from_dict(text)
-
-    assert item.to_dict(include_self_link=False, transform_hrefs=False) == text
-    assert item.datetime is None
-    assert item.common_metadata.start_datetime == datetime(2018, 8, 3, tzinfo=UTC)
-    assert item.common_metadata.end_datetime == datetime(2018, 9, 11, tzinfo=UTC)
-    assert item.bbox == pytest.approx([142.0, 42.7, 142.1, 42.8])
-    grid = ProjectionExtension.ext(item)
-    assert (grid.code, grid.shape, grid.transform) == (
-        "EPSG:32654",
-        [1280, 2048],
-        [3, 0, LEFT_M, 0, -3, TOP_M],
-    )
-    assert item.properties["coseis:event_time"] == "2018-09-05T18:08:00Z"
-    assert item.properties["coseis:threshold"] == 0.56
-    assert (item.properties["coseis:grade"], item.properties["coseis:complete"]) == ("delineation", True)
-    assert item.properties["processing:software"] == {"coseis": "0.1.0"}
-    assert item.properties["attribution"] == "A; B"
-    assert set(item.assets) == set(OUTPUTS)
-    cog = item.assets["probability.tif"]
-    assert (cog.href, cog.media_type, cog.roles) == ("./probability.tif", pystac.MediaType.COG, ["data"])
-
-
-def test_item_refuses_an_asset_that_no_run_writes(store: LocalStore) -> None:
-    with pytest.raises(InputRefusedError, match=r"called notes\.txt; known: probability\.zarr"):
-        write_stac_item(make_summary(assets=("notes.txt",)), store)
-
-
 # upload
 
 
@@ -404,7 +342,7 @@ def test_outputs_go_to_s3_whole_and_with_their_media_types(
     polygons = make_inventory([pixel_box(0, 0), pixel_box(9, 9)])
     write_tiles(polygons, bucket, "landslides.pmtiles")
     write_inventory(polygons, bucket, "landslides.parquet")
-    write_stac_item(make_summary(), bucket)
+    upload(b"{}", bucket, "item.json")
 
     for name in ("probability.tif", "landslides.pmtiles", "landslides.parquet", "item.json"):
         stored = obstore.get(bucket, name)

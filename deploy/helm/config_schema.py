@@ -26,6 +26,7 @@ STAGES = {
     "output": "What is written, and where.",
     "cluster": "In which order the work is done.",
     "terrain": "What the ground is like under the landslides; nothing of it without a DEM.",
+    "exposure": "What lies around the landslides, in files that the pods hold.",
     "coregistration": "How the scenes before the event lie on those after it.",
 }
 

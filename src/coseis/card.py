@@ -86,6 +86,11 @@ class ModelCard(Value):
     halo_px: int
     """Context cut off each side of a window: 96 for same padding, 94 for valid (see `windows`)."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    high_precision: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Threshold from which on nine of ten pixels are landslides, see `confidence`; None: not known. Neither
+    this nor the next changes a pixel, so they are no part of a run's identity."""
+    high_recall: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Threshold above which nine of ten landslide pixels lie; None: not known."""
     training_sets: tuple[str, ...] = ()
     metrics: dict[str, Any] = {}
     licence: Annotated[str, Field(max_length=MAX_LETTERS)] = "Apache-2.0"
@@ -123,6 +128,13 @@ class ModelCard(Value):
             raise ValueError(f"colour normalization needs green beside {', '.join(self.bands)}")
         if self.resolution_m[0] > self.resolution_m[1]:
             raise ValueError(f"resolution_m is {self.resolution_m}; expected the least pixel size first")
+        sure = [
+            value for value in (self.high_recall, self.threshold, self.high_precision) if value is not None
+        ]
+        if sure != sorted(sure):
+            raise ValueError(
+                f"the thresholds high_recall, threshold and high_precision are {sure}; expected rising ones"
+            )
         if not self.inputs:
             raise ValueError("the card accepts no input kind; expected display, reflectance or both")
         return self

@@ -13,7 +13,7 @@ from rich.table import Table
 from coseis import __version__
 from coseis.addresses import public_form
 from coseis.cli_inventory import edit, evaluate, export, statistics, vectorize
-from coseis.config import ClusterConfig, OutputConfig, SearchConfig, load_config, load_stage
+from coseis.config import ClusterConfig, ExposureConfig, OutputConfig, SearchConfig, load_config, load_stage
 from coseis.errors import CoseisError, InputRefusedError, UnreachableError
 from coseis.learn.config import LearnConfig, load_learn_config
 from coseis.options import FlowGroup, StagedCommand, given_options, setting_options
@@ -171,7 +171,7 @@ def search(model: str | None, out: Path | None, **options: Any) -> None:
 
 @click.command("map", cls=StagedCommand)
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@setting_options("search", "model", "output", "cluster", "terrain", "coregistration")
+@setting_options("search", "model", "output", "cluster", "terrain", "coregistration", "exposure")
 @click.option("--dry-run", is_flag=True, help="Say what the run would do, need and take; write nothing.")
 @click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of a worker: --dry-run says the cost.")
 def map_command(config: Path | None, *, dry_run: bool, price_per_hour: float | None, **options: Any) -> None:
@@ -223,6 +223,7 @@ def map_command(config: Path | None, *, dry_run: bool, price_per_hour: float | N
 @click.option(
     "--tolerate-failed", metavar="INTEGER", help="Failed chunks that still end with 0. Default: as above."
 )
+@setting_options("exposure")
 def finish(run: str, **options: Any) -> None:
     """Draw the map of RUN from the chunks that are done.
 
@@ -232,10 +233,12 @@ def finish(run: str, **options: Any) -> None:
     Example:
       coseis finish s3://maps/iburi
     """
+    layers = {name: options.pop(name) for name in ExposureConfig.model_fields}
     settings = load_stage(OutputConfig, {"out": run, **given_options(options)})
     from coseis.pipeline import finish_run
 
-    report = finish_run(settings, console=progress_console())
+    exposure = load_stage(ExposureConfig, given_options(layers))
+    report = finish_run(settings, exposure=exposure, console=progress_console())
     conclude_run(report, report.config.output)
 
 

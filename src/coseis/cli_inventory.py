@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from coseis.config import OutputConfig, TerrainConfig, load_stage
+from coseis.config import ExposureConfig, OutputConfig, TerrainConfig, load_stage
 from coseis.options import given_options, setting_options
 from coseis.summaries import conclude_run, progress_console, show_scores, show_statistics
 
@@ -18,7 +18,7 @@ FORMAT_NAMES = ("geopackage", "flatgeobuf", "shapefile", "kmz", "csv")
 @click.argument("run")
 @click.option("--threshold", required=True, help="card, otsu, isodata, or a probability from 0 to 1.")
 @click.option("--min-area", metavar="NUMBER", help="Least area of a polygon, m2. Default: as it was.")
-@setting_options("terrain")
+@setting_options("terrain", "exposure")
 def vectorize(run: str, threshold: str, min_area: str | None, **terrain: Any) -> None:
     """Draw the polygons of RUN anew with another threshold.
 
@@ -33,8 +33,13 @@ def vectorize(run: str, threshold: str, min_area: str | None, **terrain: Any) ->
     )
     from coseis.pipeline import vectorize_run
 
-    options = load_stage(TerrainConfig, given_options(terrain))
-    report = vectorize_run(output, terrain=options, console=progress_console())
+    layers = {name: terrain.pop(name) for name in ExposureConfig.model_fields}
+    report = vectorize_run(
+        output,
+        terrain=load_stage(TerrainConfig, given_options(terrain)),
+        exposure=load_stage(ExposureConfig, given_options(layers)),
+        console=progress_console(),
+    )
     conclude_run(report, report.config.output)
 
 

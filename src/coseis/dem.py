@@ -170,6 +170,22 @@ class Lattice:
         _, _, across_m = _EARTH.inv(*place(0, -0.5), *place(0, 0.5))
         return down_m[:, number], across_m[:, number], up_deg[:, number]
 
+    def scale_m(
+        self, col: NDArray[np.float64], row: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Metres per pixel across and down at places, on the ellipsoid as `pixel_size_m`; float64 each."""
+        to_degrees = transformer(self.crs, "OGC:CRS84")
+
+        def place(d_col: float, d_row: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            x = self.transform.c + (col + d_col) * self.transform.a
+            y = self.transform.f + (row + d_row) * self.transform.e
+            longitude, latitude = to_degrees.transform(x, y)
+            return longitude, latitude
+
+        across_m: NDArray[np.float64] = _EARTH.inv(*place(-0.5, 0), *place(0.5, 0))[2]
+        down_m: NDArray[np.float64] = _EARTH.inv(*place(0, 0.5), *place(0, -0.5))[2]
+        return across_m, down_m
+
 
 @lru_cache(64)
 def transformer(source: str, target: str) -> pyproj.Transformer:

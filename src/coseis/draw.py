@@ -29,6 +29,7 @@ from coseis.change import (
     old_pixels,
     without_pre,
 )
+from coseis.confidence import confidence_attributes
 from coseis.config import OutputConfig
 from coseis.dem_search import kept_dem
 from coseis.flat_ground import FlatCount, FlatGround, find_flat
@@ -36,6 +37,7 @@ from coseis.grid import footprint
 from coseis.jobs import Failure, run_jobs
 from coseis.missing import MissingChunks, hide_missing, slices_of
 from coseis.plan import Plan
+from coseis.provenance import provenance_attributes
 from coseis.statistics.shape import shape_attributes
 from coseis.store import open_arrays, shard_px
 from coseis.threshold import ThresholdChoice
@@ -93,7 +95,7 @@ class Drawing:
 
     polygons: gpd.GeoDataFrame
     """The inventory: `vectorize.merge_blocks`, with `change.name_changes`, `touches_unobserved`,
-    `touches_aoi_border` and `shape.shape_attributes`."""
+    `touches_aoi_border`, `shape.shape_attributes`, `confidence` and `provenance`."""
     cells: gpd.GeoDataFrame
     """What was seen: `cells.join_cells`."""
     flat: FlatCount
@@ -152,7 +154,7 @@ def draw_polygons(
             raise result.error(f"block {block.name} cannot be traced")
         drawn[crs].append(result)
         progress.advance(bar)
-    polygons = name_attributes(_join_polygons(plan, drawn, output), plan.identity.phases)
+    polygons = name_attributes(_join_polygons(plan, drawn, output), plan)
     cells = [
         join_cells([block.cells for block in drawn[zone.identity.crs]], zone.geobox) for zone in plan.zones
     ]
@@ -166,13 +168,14 @@ def thresholds_of(output: OutputConfig, threshold: ThresholdChoice) -> Threshold
     return Thresholds(threshold.code, threshold.code if pre is None else least_code(pre))
 
 
-def name_attributes(polygons: gpd.GeoDataFrame, phases: Sequence[Phase]) -> gpd.GeoDataFrame:
+def name_attributes(polygons: gpd.GeoDataFrame, plan: Plan) -> gpd.GeoDataFrame:
     """The inventory of a table that holds the sums of `read_layers` over each polygon."""
-    polygons = name_changes(polygons, INDEX_SCALE) if "pre" in phases else without_pre(polygons)
+    polygons = name_changes(polygons, INDEX_SCALE) if "pre" in plan.identity.phases else without_pre(polygons)
     polygons = polygons.assign(
         touches_unobserved=polygons[UNSEEN] > 0, touches_aoi_border=polygons[OUTSIDE] > 0
     ).drop(columns=[UNSEEN, OUTSIDE])
-    return shape_attributes(polygons)
+    polygons = confidence_attributes(shape_attributes(polygons), plan.card)
+    return provenance_attributes(polygons, plan.found.of_phase("post"))
 
 
 def _blocks(plan: Plan, out: str) -> Iterator[Chunk]:

@@ -5,6 +5,7 @@ Layers follow OpenStreetMap's schema where they have its columns (`highway`, `wa
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -12,6 +13,8 @@ import shapely
 from numpy.typing import NDArray
 
 from coseis.errors import UsageError
+from coseis.types import Value
+from coseis.vectors import read_features
 
 ROADS = frozenset(
     ("motorway", "trunk", "primary", "secondary", "tertiary", "unclassified", "residential", "living_street",
@@ -33,6 +36,64 @@ EXPOSURE_COLUMNS: Mapping[str, tuple[str, ...]] = {
 """What each layer adds."""
 
 Lines = NDArray[np.object_]
+
+
+class ExposureReport(Value):
+    """What landslides did to what is mapped around them; None of what no layer was given for."""
+
+    layers: dict[str, str]
+    """Name of each layer's file."""
+    roads_cut_m: float | None = None
+    landslides_on_roads: int | None = None
+    landslides_across_rivers: int | None = None
+    """A river enters and leaves each of them: it may be dammed."""
+    buildings_touched: int | None = None
+    """One that two landslides touch counts twice."""
+
+
+def read_surroundings(files: Mapping[str, str | None]) -> dict[str, gpd.GeoDataFrame]:
+    """The layers of files, as `exposure_attributes` takes them; whatever is no such layer is left out.
+
+    Args:
+        files: By name, of `EXPOSURE_COLUMNS`, a local file that `vectors.read_features` reads; None: none.
+
+    Raises:
+        UsageError: a file cannot be read, or holds another layer; it is named.
+    """
+    return {name: _read_layer(name, file) for name, file in files.items() if file is not None}
+
+
+def _read_layer(name: str, file: str) -> gpd.GeoDataFrame:
+    tag, values = _TAGS[name]
+    try:
+        found, column = read_features(Path(file), tag), tag
+        if tag not in found.fields and values and "fclass" in found.fields:
+            found, column = read_features(Path(file), "fclass"), "fclass"
+        columns = {column: found.values} if found.values else {}
+        layer = gpd.GeoDataFrame(columns, geometry=found.shapes)
+        # Only what is wanted stays in memory while the map is made.
+        return gpd.GeoDataFrame(geometry=_wanted(name, layer))
+    except (ValueError, UsageError) as error:
+        raise UsageError(
+            f"--{name} {file} cannot be used: {error}; give another file, or none to go without"
+        ) from error
+
+
+def report_exposure(polygons: gpd.GeoDataFrame, files: Mapping[str, str | None]) -> ExposureReport:
+    """Sums over landslides with the columns of `exposure_attributes`.
+
+    Args:
+        polygons: The landslides that count.
+        files: as for `read_surroundings`.
+    """
+    given = {name: Path(file).name for name, file in files.items() if file is not None}
+    return ExposureReport(
+        layers=given,
+        roads_cut_m=round(float(polygons["roads_cut_m"].sum()), 1) if "roads" in given else None,
+        landslides_on_roads=int((polygons["roads_cut"] > 0).sum()) if "roads" in given else None,
+        landslides_across_rivers=int(polygons["crosses_river"].sum()) if "rivers" in given else None,
+        buildings_touched=int(polygons["buildings_touched"].sum()) if "buildings" in given else None,
+    )
 
 
 def exposure_attributes(

@@ -38,6 +38,12 @@ SHAPEFILE_NAMES: Mapping[str, str] = {
     "slope_p90_deg": "slope_p90",
     "amalgamation": "amalgam",
     "volume_soil_m3": "vol_soil",
+    "off_nadir_deg": "off_nadir",
+    "roads_cut_m": "road_cut_m",
+    "river_distance_m": "river_dist",
+    "river_contact_m": "river_cont",
+    "crosses_river": "cross_riv",
+    "buildings_touched": "buildings",
 }
 """Columns whose names are longer than the ten letters of a Shapefile, and their names there."""
 MOST_SHAPEFILE_BYTES = 2**31

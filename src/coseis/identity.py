@@ -1,5 +1,6 @@
 """What decides the bytes of a run goes in, digests come out: equal digests, equal bytes."""
 
+from coseis.card import ModelCard
 from coseis.model import Precision
 from coseis.store import digest_of
 from coseis.types import Phase, Scene, Value
@@ -15,6 +16,7 @@ BESIDE_PIXELS = {
     "licence",
     "sun_azimuth_deg",
     "sun_elevation_deg",
+    "off_nadir_deg",
     "cover",
 }
 """What of a scene decides whether and in which order it is used, and no pixel of it."""
@@ -67,9 +69,14 @@ class Identity(Value):
         return digest_of(self.model_dump(mode="json"))
 
 
+def digest_card(card: ModelCard) -> str:
+    """What stands for a card in the identity of a run: all of it that acts on pixels."""
+    return digest_of(card.model_dump(mode="json", exclude={"high_precision", "high_recall"}))
+
+
 def digest_scenes(scenes: tuple[Scene, ...]) -> str:
     """What stands for scenes, in their order, in the identity of a run."""
-    return digest_of([scene.model_dump(mode="json", exclude={"reach"}) for scene in scenes])
+    return digest_of([scene.model_dump(mode="json", exclude={"reach", "off_nadir_deg"}) for scene in scenes])
 
 
 def digest_pixels(scene: Scene) -> str:

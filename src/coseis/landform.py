@@ -21,6 +21,7 @@ from rasterio.windows import Window
 
 from coseis.dem import Dem, Lattice
 from coseis.errors import UsageError
+from coseis.reach import REACH_COLUMNS, measure_reach
 
 TERRAIN_COLUMNS = (
     "elevation_mean_m",
@@ -30,6 +31,7 @@ TERRAIN_COLUMNS = (
     "slope_mean_deg",
     "slope_p90_deg",
     "aspect_deg",
+    *REACH_COLUMNS,
 )
 """Numbers of a polygon, float64, NaN where the DEM has nothing of it; see `terrain_attributes`."""
 GROUP_PX = 512
@@ -111,8 +113,9 @@ def terrain_attributes(polygons: gpd.GeoDataFrame, dem: Dem, *, group_px: int = 
         The same rows with `elevation_mean_m`, `elevation_min_m`, `elevation_max_m` and `relief_m`, the
         highest less the lowest pixel; `slope_mean_deg` and `slope_p90_deg`, which a tenth of the area
         exceeds; `aspect_deg`, mean direction down the slope, clockwise from true north, each part of the area
-        with the same weight; `dem_share`, the share of the polygon with an elevation, 0-1; `dem_source`.
-        Numbers are NaN where the share is 0, and the last three also where no slope is known.
+        with the same weight; `drop_m`, `runout_m` and `h_over_l`, see `reach.measure_reach`; `dem_share`,
+        the share of the polygon with an elevation, 0-1; `dem_source`. Numbers are NaN where the share is 0,
+        those of slope and aspect also where no slope is known.
 
     Raises:
         UsageError: the polygons have no CRS.
@@ -204,6 +207,8 @@ def _measure(shapes: NDArray[np.object_], lattice: Lattice, window: Window) -> p
     east, north = table.east.to_numpy(np.float64), table.north.to_numpy(np.float64)
     directed = np.hypot(east, north) >= LEAST_RESULTANT
     table["aspect_deg"] = np.where(directed, np.degrees(np.arctan2(east, north)) % 360, np.nan)
+    for name, values in measure_reach(shapes, lattice)._asdict().items():
+        table[name] = values
     # Shares of pixels are float32: a millionth is beneath them.
     table["dem_share"] = (table.area_px / shapely.area(shapes)).clip(0, 1).round(6)
     return table[[*TERRAIN_COLUMNS, "dem_share"]].astype(np.float64)

@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from coseis.config import FILE_ONLY, MapConfig, is_list, is_nested, stage_options
+from coseis.config import FILE_ONLY, MapConfig
+from coseis.stages import is_list, is_nested, settings_of
 from coseis.types import Value
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -20,7 +21,7 @@ def setting_options(*stages: str, config: type[Value] = MapConfig) -> Callable[[
     """
 
     def decorate(command: Command) -> Command:
-        for stage, name, field in reversed(list(stage_options(config))):
+        for stage, name, field in reversed(list(settings_of(config))):
             file_only = FILE_ONLY in field.metadata or is_nested(field.annotation)
             if stage in stages and not file_only:
                 # What a list's entry needs is needed only where there is one.
@@ -55,7 +56,7 @@ class StagedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section a stage, then what belongs to none."""
-        stages = {name: stage for stage, name, _ in stage_options(self.config)}
+        stages = {name: stage for stage, name, _ in settings_of(self.config)}
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)

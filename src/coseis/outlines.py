@@ -93,7 +93,7 @@ def measure_outlines(
     table = _tabulate(plan, outlines, sums).assign(area_m2=area_m2, perimeter_m=perimeter_m)
     if len(plan.zones) > 1:
         table.loc[~near_border(table, plan), OUTSIDE] = 0
-    table = name_attributes(table, plan.identity.phases)
+    table = name_attributes(table, plan)
     # Of no pixel nothing is known, and no share of it can be reckoned.
     table.loc[table["pixel_count"] == 0, ["change", "pre_observed"]] = ["unknown", 0.0]
     return table

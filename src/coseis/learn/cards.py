@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ MEASURED_PATCHES = 64
 def begin_model(wanted: StartConfig, classes: tuple[str, ...], folder: Path) -> ModelCard | Model:
     """The model to go on from, or the card of a new network, as far as the settings say it.
 
-    Scores of the start's own weights are left behind.
+    Scores of the start's own weights are left behind, and the thresholds that follow from them.
 
     Args:
         wanted: The start, or bands, phases, size and normalization of a new network.
@@ -46,7 +47,8 @@ def begin_model(wanted: StartConfig, classes: tuple[str, ...], folder: Path) -> 
                 f"labels have the classes {', '.join(classes)}, but model {base.card.name} knows "
                 f"{', '.join(base.card.classes)}; train a new network without --start"
             )
-        return base.model_copy(update={"card": base.card.model_copy(update={"name": name, "metrics": {}})})
+        unknown: dict[str, Any] = {"metrics": {}, "high_precision": None, "high_recall": None}
+        return base.model_copy(update={"card": base.card.model_copy(update={"name": name, **unknown})})
     bands, phases = wanted.bands or ("red", "green", "blue"), wanted.phases or ("post",)
     channels = len(bands) * len(phases)
     padding = wanted.padding or "same"

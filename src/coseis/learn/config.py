@@ -15,11 +15,9 @@ from coseis.config import (
     SearchConfig,
     Words,
     as_tuple,
-    check_stages,
-    read_stages,
-    stage_options,
 )
 from coseis.errors import UsageError
+from coseis.stages import check_stages, read_stages, settings_of
 from coseis.training.settings import TrainConfig
 from coseis.types import Phase, Value
 
@@ -171,7 +169,7 @@ def load_learn_config(path: Path | None, options: Mapping[str, Any]) -> LearnCon
 
     Args:
         path: YAML with one mapping a stage, and lists of them for regions and patches; or None.
-        options: Values by name, as of `stage_options(LearnConfig)`. Those of a region, and those of
+        options: Values by name, as of `settings_of(LearnConfig)`. Those of a region, and those of
             patches, make one entry of the list, or change the only one of the file.
 
     Returns:
@@ -181,7 +179,7 @@ def load_learn_config(path: Path | None, options: Mapping[str, Any]) -> LearnCon
         UsageError: unreadable file, unknown key, nothing to train on, or a value of the wrong kind.
     """
     stages = read_stages(LearnConfig, path)
-    for stage, name, _ in stage_options(LearnConfig):
+    for stage, name, _ in settings_of(LearnConfig):
         if name in options and stage not in ("regions", "patches"):
             stages[stage] = {**stages[stage], name: options[name]}
     for stage, model in (("regions", RegionConfig), ("patches", PatchesConfig)):

@@ -14,6 +14,7 @@ from rich.console import Console
 from coseis.backends import probe_device
 from coseis.card import ModelCard
 from coseis.cluster import connected
+from coseis.confidence import sure_thresholds
 from coseis.errors import InputRefusedError, UsageError
 from coseis.evaluation.scores import Scores, score
 from coseis.event import Found
@@ -26,7 +27,7 @@ from coseis.predict import to_codes
 from coseis.progress import one_step, progress_bars
 from coseis.security import check_scheduler
 from coseis.training.checkpoint import CHECKPOINT_NAME
-from coseis.training.measure import choose_threshold, predict_source
+from coseis.training.measure import best_threshold, count_codes, predict_source
 from coseis.training.sources import Source
 from coseis.training.trainer import Running, Training, train_model
 from coseis.types import LABEL_IGNORE, Value, least_code
@@ -179,14 +180,23 @@ def _conclude(training: Training, parts: Parts, folder: Path) -> Learned:
     scores = None
     if parts.validation:
         network = model.network()
-        threshold = choose_threshold(network, parts.validation, card=model.card)
+        counts = count_codes(network, parts.validation, card=model.card)
+        threshold = best_threshold(counts)
+        high_precision, high_recall = sure_thresholds(counts, threshold)
         scores = _score(model, parts, threshold)
         metrics = {
             "protocol": f"Pixels of {parts.protocol}, at the card's threshold. Epoch and threshold were "
             "chosen on these same pixels.",
             "validation": {name: value and round(value, 4) for name, value in scores.summary().items()},
         }
-        card = model.card.model_copy(update={"threshold": threshold, "metrics": metrics})
+        card = model.card.model_copy(
+            update={
+                "threshold": threshold,
+                "high_precision": high_precision,
+                "high_recall": high_recall,
+                "metrics": metrics,
+            }
+        )
         model = save_model(network, card, folder)
     seconds = np.array([row["seconds"] for row in history])
     waiting = float((seconds * [row["waiting"] for row in history]).sum() / seconds.sum())

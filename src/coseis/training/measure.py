@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,17 +75,20 @@ def choose_threshold(
     flips: int = 1,
     prevalence: float | None = None,
 ) -> float:
-    """The threshold of two decimals with the highest F1 on labelled sources, the mean over their groups.
+    """The best threshold of a network on labelled sources: `best_threshold` of `count_codes`."""
+    return best_threshold(count_codes(network, sources, card=card, flips=flips), prevalence=prevalence)
+
+
+def count_codes(
+    network: keras.Model, sources: Sequence[Source], *, card: ModelCard, flips: int = 1
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Pixels of labelled sources by group, int64 (background or landslide, probability code).
 
     Args:
         network: Trained without these sources.
-        sources: Of the development part. Every group counts alike, however large it is.
+        sources: Of the development part.
         card: Of the network.
         flips: As in `predict_source`.
-        prevalence: Share of landslides that each group is restated at; default: its own.
-
-    Raises:
-        UsageError: A group holds no landslide or no background.
     """
     counts: dict[str, npt.NDArray[np.int64]] = {}
     for source in sources:
@@ -94,6 +97,19 @@ def choose_threshold(
             codes = np.rint(probability * CODE_SCALE).astype(np.int64)
             for truth, chosen in enumerate((classes == 0, (classes > 0) & (classes != LABEL_IGNORE))):
                 of_group[truth] += np.bincount(codes[chosen], minlength=CODE_SCALE + 1)
+    return counts
+
+
+def best_threshold(counts: Mapping[str, npt.NDArray[np.int64]], *, prevalence: float | None = None) -> float:
+    """The threshold of two decimals with the highest F1, the mean over groups.
+
+    Args:
+        counts: Of `count_codes`. Every group counts alike, however large it is.
+        prevalence: Share of landslides that each group is restated at; default: its own.
+
+    Raises:
+        UsageError: A group holds no landslide or no background.
+    """
     f1 = np.mean([_f1_of_codes(of_group, name, prevalence) for name, of_group in counts.items()], axis=0)
     # Every other code is a threshold of two decimals; 0 would call everything a landslide.
     step = CODE_SCALE // 100
