@@ -5,13 +5,12 @@ wrote, so a new threshold needs no new inference.
 """
 
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
 import geopandas as gpd
-import numpy as np
 from distributed import Client
 from obstore.store import MemoryStore, ObjectStore
 from rich.console import Console
@@ -22,55 +21,40 @@ from coseis.alignment import MeasuredBlock, align_scenes
 from coseis.backends import probe_device
 from coseis.cluster import connected
 from coseis.config import ClusterConfig, ExposureConfig, MapConfig, OutputConfig, TerrainConfig
-from coseis.dem import Dem
-from coseis.dem_search import find_dem, keep_dem, read_dem
+from coseis.dem_search import keep_dem
 from coseis.dispatch import predict_chunks
-from coseis.draw import draw_polygons, thresholds_of
-from coseis.edits import EditsReport, lay_edits, read_edits
 from coseis.errors import UnreachableError, UsageError
 from coseis.estimate import Estimate, estimate_run, keep_rate
-from coseis.exposure import exposure_attributes, read_surroundings, report_exposure
-from coseis.flat_ground import FlatCount, FlatGround
+from coseis.exposure import read_surroundings
+from coseis.finish import Work, check_terrain, dem_of, finish_map
 from coseis.jobs import Failure, run_jobs, worker_details, worker_threads
-from coseis.landform import terrain_attributes
 from coseis.memory import check_memory, worker_bytes
-from coseis.missing import MissingChunks
 from coseis.model import Precision
 from coseis.objects import get_object, open_store
-from coseis.outlines import measure_outlines
-from coseis.page import read_layers
 from coseis.plan import (
     ITEMS,
     Plan,
     event_of,
-    policy_of,
     read_done,
     read_plan,
 )
 from coseis.priority import order_chunks
 from coseis.progress import Clock, one_step, progress_bars
-from coseis.render import render_layers
 from coseis.report import (
     FailedChunk,
-    Outcome,
     PartReport,
     RunReport,
-    TerrainReport,
-    event_polygons,
     failed_chunk,
-    missing_chunks,
-    publish_run,
     read_config,
     read_parts,
     read_report,
     write_part,
 )
 from coseis.security import check_scheduler
-from coseis.store import DoneRecord, create_cube
-from coseis.task import TaskReport, check_plan, fail_chunk
-from coseis.threshold import ThresholdChoice, choose_threshold
-from coseis.throughput import Throughput, join_throughputs, measure_throughput
-from coseis.types import CODE_SCALE, Value
+from coseis.store import create_cube
+from coseis.task import TaskReport, fail_chunk
+from coseis.throughput import join_throughputs, measure_throughput
+from coseis.types import Value
 from coseis.update import foresee_plan, settle_plan
 from coseis.windows import Chunk
 
@@ -101,8 +85,8 @@ def map_event(
         plan, connection, predicted = _predict_run(config, client, clock, progress, stack)
         reasons = {(failure.crs, failure.chunk): failure.reason for failure in predicted.failed}
         throughput = predicted.throughput
-        work = _Work(connection, clock, progress, layers)
-        return _finish(plan, config, work, throughput=throughput, reasons=reasons)
+        work = Work(connection, clock, progress, layers)
+        return finish_map(plan, config, work, throughput=throughput, reasons=reasons)
 
 
 def estimate_event(
@@ -130,7 +114,7 @@ def estimate_event(
         def connection() -> Client:
             return stack.enter_context(connected(config.cluster, client))
 
-        _dem_of(config, event_of(config.search).aoi, store)
+        dem_of(config, event_of(config.search).aoi, store)
         plan = foresee_plan(config, store, lambda: _probe(connection()))
         return estimate_run(
             plan,
@@ -196,8 +180,8 @@ def finish_run(
     with progress_bars(console) as progress, connected(ClusterConfig(), client) as connection:
         reasons = {(failure.crs, failure.chunk): failure.reason for part in parts for failure in part.failed}
         throughput = join_throughputs([part.throughput for part in parts])
-        work = _Work(connection, clock, progress, layers)
-        return _finish(plan, run, work, throughput=throughput, reasons=reasons)
+        work = Work(connection, clock, progress, layers)
+        return finish_map(plan, run, work, throughput=throughput, reasons=reasons)
 
 
 def vectorize_run(
@@ -225,7 +209,7 @@ def vectorize_run(
     store = open_store(config.out, must_exist=True)
     earlier = read_report(store, config.out)
     run = _changed(earlier.config, config, terrain=terrain, exposure=exposure)
-    _check_terrain(run.terrain)
+    check_terrain(run.terrain)
     layers = _layers_of(run)
     plan = read_plan(get_object(store, ITEMS) or b"", config.out)
     clock = Clock(earlier.seconds)
@@ -236,8 +220,8 @@ def vectorize_run(
         # Neither scenes nor codes change with the threshold: the tiles that show them stay, unless the run
         # was updated since.
         updated = earlier.identity_digest != plan.identity.digest()
-        work = _Work(connection, clock, progress, layers)
-        return _finish(plan, run, work, throughput=throughput, reasons=reasons, redraw=updated)
+        work = Work(connection, clock, progress, layers)
+        return finish_map(plan, run, work, throughput=throughput, reasons=reasons, redraw=updated)
 
 
 def _changed(run: MapConfig, asked: OutputConfig, **stages: Value | None) -> MapConfig:
@@ -257,22 +241,6 @@ def _layers_of(config: MapConfig) -> dict[str, gpd.GeoDataFrame]:
     return read_surroundings(config.exposure.model_dump())
 
 
-def _check_terrain(terrain: TerrainConfig) -> None:
-    if terrain.dem is None and (terrain.min_slope is not None or terrain.dem_collection):
-        raise UsageError("--min-slope and --dem-collection need a DEM; give --dem too")
-
-
-def _dem_of(config: MapConfig, aoi: dict[str, Any], store: ObjectStore) -> Dem | None:
-    """The DEM that the run keeps or, if there is none or another was asked for, finds; None without --dem."""
-    terrain = config.terrain
-    _check_terrain(terrain)
-    if terrain.dem is None:
-        return None
-    collections = terrain.dem_collection
-    kept = read_dem(store, terrain.dem, collections)
-    return kept or find_dem(terrain.dem, aoi, collections=collections, policy=policy_of(config.search))
-
-
 def _predict_run(
     config: MapConfig, client: Client | None, clock: Clock, progress: Progress, stack: ExitStack
 ) -> tuple[Plan, Client, PartReport]:
@@ -287,7 +255,7 @@ def _predict_run(
         return stack.enter_context(connected(config.cluster, client))
 
     with clock("plan"), one_step(progress, "search and measure scenes"):
-        dem = _dem_of(config, event_of(config.search).aoi, store)
+        dem = dem_of(config, event_of(config.search).aoi, store)
         plan = settle_plan(
             config,
             store,
@@ -404,119 +372,3 @@ def _lay_out(plan: Plan, store: ObjectStore, config: MapConfig) -> Set[str]:
         chunk_px=plan.chunk_px,
     )
     return set()
-
-
-class _Work(NamedTuple):
-    """What a run is finished with."""
-
-    client: Client
-    clock: Clock
-    progress: Progress
-    layers: Mapping[str, gpd.GeoDataFrame]
-    """What lies around, see `exposure`."""
-
-
-def _finish(
-    plan: Plan,
-    config: MapConfig,
-    work: _Work,
-    *,
-    throughput: Throughput,
-    reasons: Mapping[tuple[str, str], str],
-    redraw: bool = True,
-) -> RunReport:
-    """Threshold, polygons, files and report of the chunks that are done; the others are listed as failed."""
-    client, clock, progress, around = work
-    store = open_store(config.output.out)
-    check_plan(config.output.out, plan)
-    records: list[DoneRecord] = []
-    failed: list[FailedChunk] = []
-    for zone in plan.zones:
-        done = read_done(zone, store)
-        records += done.values()
-        crs = zone.identity.crs
-        failed += [
-            failed_chunk(zone, chunk, reasons.get((crs, chunk.name)))
-            for chunk in zone.chunks(zone.chunk_px)
-            if chunk.name not in done
-        ]
-    missing = {zone.identity.crs: missing_chunks(zone, failed) for zone in plan.zones}
-    histogram = np.zeros(CODE_SCALE + 1, np.int64)
-    for record in records:
-        histogram += np.array(record.histogram)
-    threshold = choose_threshold(config.output.threshold, histogram, plan.card.threshold)
-    if dem := _dem_of(config, plan.found.event.aoi, store):
-        keep_dem(store, dem)
-    min_slope = config.terrain.min_slope
-    ground = FlatGround(dem=dem, min_slope_deg=min_slope) if dem and min_slope else None
-    with clock("vectorize"):
-        drawing = draw_polygons(plan, config.output, threshold, client, progress, ground, missing)
-    polygons, edited = _lay_edits(plan, config, store, drawing.polygons, threshold, missing)
-    terrain = None
-    if dem:
-        with clock("terrain"), one_step(progress, "terrain"):
-            polygons = terrain_attributes(polygons, dem)
-        pixel_m2 = abs(plan.geobox.affine.a * plan.geobox.affine.e)
-        terrain = _report_terrain(dem, polygons, ground, drawing.flat, pixel_m2)
-    exposure = None
-    if around:
-        with clock("exposure"), one_step(progress, "roads, rivers, buildings"):
-            polygons = exposure_attributes(polygons, around)
-        exposure = report_exposure(event_polygons(polygons), config.exposure.model_dump())
-    layers = None if redraw else read_layers(store)
-    if layers is None:
-        with clock("tiles"):
-            out, allowed = config.output.out, config.output.publish_pixels
-            layers = render_layers(plan, out, client, progress, publish_pixels=allowed, missing=missing)
-    check_plan(config.output.out, plan)
-    with one_step(progress, "publish"):
-        outcome = Outcome(
-            polygons,
-            drawing.cells,
-            threshold,
-            records,
-            failed,
-            throughput,
-            missing,
-            layers,
-            terrain,
-            exposure,
-            edited,
-        )
-        return publish_run(plan, config, store, clock, outcome)
-
-
-def _lay_edits(
-    plan: Plan,
-    config: MapConfig,
-    store: ObjectStore,
-    polygons: gpd.GeoDataFrame,
-    threshold: ThresholdChoice,
-    missing: Mapping[str, MissingChunks],
-) -> tuple[gpd.GeoDataFrame, EditsReport | None]:
-    """The polygons as mappers want them, whatever the threshold and the scenes are by now."""
-    edits = read_edits(store)
-    if edits is None:
-        return polygons, None
-    measure = partial(
-        measure_outlines,
-        plan,
-        out=config.output.out,
-        thresholds=thresholds_of(config.output, threshold),
-        missing=missing,
-    )
-    pixel_m2 = abs(plan.geobox.affine.a * plan.geobox.affine.e)
-    return lay_edits(polygons, edits, measure, pixel_m2=pixel_m2)
-
-
-def _report_terrain(
-    dem: Dem, polygons: gpd.GeoDataFrame, ground: FlatGround | None, flat: FlatCount, pixel_m2: float
-) -> TerrainReport:
-    return TerrainReport(
-        source=dem.source,
-        attribution=dem.attribution,
-        polygons_without_dem=int((polygons.dem_share == 0).sum()),
-        min_slope_deg=ground.min_slope_deg if ground else None,
-        flat=flat if ground else None,
-        flat_m2=flat.flat_px * pixel_m2 if ground else None,
-    )
