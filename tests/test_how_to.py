@@ -119,7 +119,7 @@ def test_ten_polygons_and_the_outputs_of_their_first_map(tmp_path, monkeypatch, 
     card = json.loads(Path("tuned", "card.json").read_text())
     of_second = json.loads(Path("second", "run.json").read_text())["identity"]["model"]
     assert card["weights_sha256"] == of_second
-    before, after = map(float, re.findall(r"\bf1 +│ (\S+)", said))
+    before, after = map(float, re.findall(r"\bf1 +[│|] (\S+)", said))
     assert before < after
     follow("outputs.md", tmp_path, monkeypatch)
     assert Path("first", "landslides.gpkg").exists()

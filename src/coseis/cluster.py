@@ -102,7 +102,7 @@ def _local_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
             )
         except (RuntimeError, OSError) as error:
             raise UnreachableError(f"the local workers do not start ({error}); run again") from error
-        with cluster:
+        with _closing(cluster):
             yield cluster
 
 
@@ -129,5 +129,15 @@ def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
         )
     except (ValueError, RuntimeError, OSError) as error:
         raise UsageError(f"scheduler local-cuda finds no GPU to use ({error}); use local") from error
-    with cluster:
+    with _closing(cluster):
         yield cluster
+
+
+@contextmanager
+def _closing(cluster: LocalCluster) -> Iterator[None]:
+    """Ends the workers; one that dies slowly, on a machine with too much to do, fails no run that is done."""
+    try:
+        yield
+    finally:
+        with suppress(TimeoutError):
+            cluster.close()

@@ -1,0 +1,31 @@
+"""Clusters of a run: their end is not the run's."""
+
+import pytest
+from distributed import LocalCluster
+
+from coseis.cluster import _closing
+
+
+class SlowToDie(LocalCluster):
+    """As one whose worker outlives the time that Dask waits for its end."""
+
+    def close(self, timeout: float | None = None) -> None:
+        super().close(timeout)
+        raise TimeoutError
+
+
+@pytest.fixture
+def cluster():
+    return SlowToDie(n_workers=0, processes=False, dashboard_address=":0")
+
+
+def test_a_worker_that_dies_slowly_fails_no_run(cluster):
+    with _closing(cluster):
+        assert cluster.status.name == "running"
+    assert cluster.status.name == "closed"
+
+
+def test_what_failed_is_still_said(cluster):
+    with pytest.raises(RuntimeError, match="of the run"), _closing(cluster):
+        raise RuntimeError("of the run")
+    assert cluster.status.name == "closed"
