@@ -324,7 +324,7 @@ def test_a_job_that_is_done_ends_with_0_and_says_where_things_are(coseis, job):
     done = coseis(*job.words())
     assert (done.code, done.err) == (0, "")
     assert re.match(r"\d+ landslides, \d+\.\d+ km2, on 100\.0 % observed of 0\.\d km2\n", done.out)
-    for name in ("map.png", "landslides.parquet", "run.json"):
+    for name in ("report.html", "map.png", "landslides.parquet", "run.json"):
         assert f"{job.out}/{name}" in done.out
         assert (job.out / name).exists()
     kept = files(job.out)

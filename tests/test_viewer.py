@@ -15,9 +15,13 @@ from playwright.sync_api import sync_playwright
 from pyproj import Transformer
 
 from coseis.archive import TileSpool, write_archive
+from coseis.objects import put_object
 from coseis.page import MapLayers, tally_polygons, write_page
-from coseis.publish import write_tiles
+from coseis.publish import FIGURE, write_tiles
 from coseis.render import CODECS, reduce_tiles
+from coseis.situation import SITUATION, draw_situation
+from coseis.statistics.areas import take_areas
+from coseis.statistics.figure import draw_sizes
 from coseis.tiles import (
     coarser_tiles,
     cut_block,
@@ -30,6 +34,7 @@ from coseis.tiles import (
 )
 from coseis.types import CONTEXT_INCOMPLETE, Status
 from making import area_of, grid
+from reporting import a_picture, a_plan, a_report, some_polygons
 from test_page import HOSTILE, some_facts
 from test_server import running
 
@@ -119,6 +124,13 @@ def write_run(folder, *, change=False, pixels=True):
         counts=counts, areas_m2=areas_m2, scene_dates=days,
     )  # fmt: skip
     write_page(facts, store)
+    figure = draw_sizes({"this map": (take_areas(landslides.area_m2.to_numpy()), None)}, title="Areas")
+    put_object(store, FIGURE, figure, media_type="image/png")
+    plan, polygons = a_plan(), some_polygons()
+    page = draw_situation(
+        a_report(plan, polygons), plan, polygons, picture=a_picture(90, 60), figure=a_picture(99, 48)
+    )
+    put_object(store, SITUATION, page, media_type="text/html")
     return folder
 
 
@@ -339,6 +351,63 @@ def test_kinds_of_change_are_coloured_and_filtered(opened, tmp_path):
         page.evaluate(IDLE)
         assert drawn(page, "change") == {"new", "reactivated", "pre-existing", "unknown"}
         assert shown_count(page) == len(PROBABILITIES)
+
+
+def layout(page):
+    """Where everything lies that may not move when a panel opens over the map."""
+    boxes = ("#stage", "#panel", "#layers", "#show-sizes", "#notes", "#files")
+    return [page.locator(name).bounding_box() for name in boxes]
+
+
+def test_sizes_open_over_the_map_and_nothing_moves(opened, address):
+    page = opened(address)
+    panel, button = page.locator("#sizes"), page.locator("#show-sizes")
+    assert not panel.is_visible()
+    assert button.get_attribute("aria-expanded") == "false"
+    before = layout(page)
+    page.focus("#show-sizes")
+    page.keyboard.press("Enter")
+    # It has its place before the figure has come.
+    place = panel.bounding_box()
+    page.evaluate("document.getElementById('sizes-figure').decode()")
+    assert page.evaluate("document.getElementById('sizes-figure').naturalWidth") == 1650
+    assert panel.bounding_box() == place
+    assert layout(page) == before
+    assert button.get_attribute("aria-expanded") == "true"
+    assert page.evaluate("document.activeElement.id") == "close-sizes"
+    dialog = page.get_by_role("region", name="Sizes of the landslides")
+    assert dialog.get_by_role("img", name="probability density").is_visible()
+    assert "0.40" in page.inner_text("#sizes-note")
+    page.keyboard.press("Escape")
+    assert not panel.is_visible()
+    assert page.evaluate("document.activeElement.id") == "show-sizes"
+    page.click("#show-sizes")
+    page.click("#close-sizes")
+    assert not panel.is_visible()
+    assert button.get_attribute("aria-expanded") == "false"
+    assert layout(page) == before
+
+
+def test_a_run_without_a_figure_says_so(browser, tmp_path):
+    folder = write_run(tmp_path / "run", pixels=False)
+    (folder / FIGURE).unlink()
+    with running(str(folder)) as root:
+        context = browser.new_context(viewport=DESKTOP)
+        page = context.new_page()
+        page.goto(root)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        page.click("#show-sizes")
+        page.get_by_text("This run has no figure of sizes").wait_for()
+        context.close()
+
+
+def test_the_one_page_report_is_shown_as_it_was_made(opened, address):
+    """Its own policy, not the map's, which allows no style within a page."""
+    page = opened(address)
+    page.get_by_role("link", name="one page to print").click()
+    page.wait_for_selector("#count")
+    assert page.evaluate("getComputedStyle(document.querySelector('#count')).fontSize") == "50px"
+    assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
 
 
 def test_without_images_the_page_says_why_and_works(opened, tmp_path):

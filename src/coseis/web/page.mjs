@@ -4,6 +4,7 @@ import {showDetails} from './details.mjs';
 import {drawGraticule} from './graticule.mjs';
 import {byId, datesText, makePanel, showFacts} from './panel.mjs';
 import {hasChanges, mapStyle, polygonFilter, probabilityColours} from './style.mjs';
+import {makeSizes} from './sizes.mjs';
 import {makeSwipe} from './swipe.mjs';
 
 const POLYGONS = ['fill', 'casing', 'outline'];
@@ -97,6 +98,7 @@ function start(facts) {
   };
   const filter = () => everywhere((map) => POLYGONS.forEach((id) => map.setFilter(id, polygonFilter(choice))));
   makePanel(facts, choice, (name) => actions[name]());
+  makeSizes(facts);
 
   const choose = (found) => {
     everywhere((map) => map.setFilter('selected', ['==', ['get', 'id'], found?.properties.id ?? '']));

@@ -37,13 +37,16 @@ export function showFacts(facts) {
   const event = new Date(facts.event_time);
   byId('title').textContent = oneDay.format(event);
   document.title = `Landslides after the earthquake of ${oneDay.format(event)}`;
-  byId('subtitle').textContent = `${clock.format(event)} UTC · ${number.format(+facts.aoi_km2.toPrecision(3))} km² mapped`;
+  byId('subtitle').textContent = `${facts.grade} · ${clock.format(event)} UTC · ${number.format(+facts.aoi_km2.toPrecision(3))} km²`;
   const share = facts.observed_share * 100;
   byId('observed').textContent = `${share >= 99.95 || share === 0 ? share.toFixed(0) : share.toFixed(1)} %`;
   showNotes(facts);
   const links = [['landslides.parquet', 'polygons'], ['probability.tif', 'probability'], ['status.tif', 'status'],
     ['run.json', 'report']];
-  byId('files').append(...links.map(([file, name]) => element('a', {href: file, download: '', textContent: name})));
+  byId('files').append(
+    element('a', {href: 'report.html', textContent: 'one page to print'}),
+    ...links.map(([file, name]) => element('a', {href: file, download: '', textContent: name})),
+  );
   byId('credits').textContent = [...facts.attribution, `${facts.model_name}, coseis ${facts.software_version}`].join(' · ');
 }
 
