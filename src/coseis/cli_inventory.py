@@ -177,4 +177,5 @@ def statistics(
     )
     show_statistics(found)
     if out:
-        click.echo(f"wrote {out}/statistics.json and statistics.png")
+        more = ", landslides_split.parquet" if options["split"] else ""
+        click.echo(f"wrote {out}/statistics.json, statistics.png{more}")
