@@ -74,6 +74,23 @@ def test_other_thresholds_are_shown_beside_the_run(reference, tmp_path):  # noqa
         describe_inventory(str(out), area="area.gpkg")
 
 
+def test_split_and_unsplit_stand_beside_each_other(reference, tmp_path, monkeypatch):  # noqa: F811
+    out, _ = reference
+    # A random network's outlines are no landslides': any is looked at.
+    monkeypatch.setattr("coseis.statistics.split.SEVERAL", 0.0)
+    found = describe_inventory(str(out), split=True, completeness_m2=90, out=tmp_path)  # noqa: F811
+    whole = event_polygons(gpd.read_parquet(out / "landslides.parquet"))
+    parts = gpd.read_parquet(tmp_path / "landslides_split.parquet")
+    assert found.sizes.count == len(whole)
+    assert parts.crs == whole.crs
+    assert set(parts.whole_id) == set(whole.id)
+    assert parts.area_m2.sum() == pytest.approx(whole.area_m2.sum())
+    assert found.split.parts - found.split.cut == len(parts) - len(whole)
+    assert found.split.sizes.count == len(parts)
+    with pytest.raises(UsageError, match="has no probabilities; --split is for a run"):
+        describe_inventory(str(out / "landslides.parquet"), split=True)
+
+
 def test_a_run_without_landslides_has_statistics_too(reference):  # noqa: F811
     """Types of the columns hold for no rows."""
     out, _ = reference

@@ -191,6 +191,9 @@ def evaluate(
 )
 @click.option("--sensitivity", is_flag=True, help="Draw a run anew at thresholds 0.1 lower and higher too.")
 @click.option(
+    "--split", is_flag=True, help="Cut outlines of a run that are likely several landslides'; show both."
+)
+@click.option(
     "--simulations",
     type=click.IntRange(min=0),
     default=200,
@@ -224,4 +227,5 @@ def statistics(
     )
     show_statistics(found)
     if out:
-        click.echo(f"wrote {out}/statistics.json and statistics.png")
+        more = ", landslides_split.parquet" if options["split"] else ""
+        click.echo(f"wrote {out}/statistics.json, statistics.png{more}")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from obstore.store import ObjectStore
 from rich.console import Console
 
@@ -17,6 +21,7 @@ from coseis.dem_search import DEM, read_dem
 from coseis.draw import draw_polygons
 from coseis.errors import InputRefusedError, UsageError
 from coseis.flat_ground import FlatGround
+from coseis.grid import epsg_of
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, read_plan
 from coseis.progress import progress_bars
@@ -26,9 +31,12 @@ from coseis.statistics.areas import AreaSample
 from coseis.statistics.density import measure_density
 from coseis.statistics.figure import draw_sizes
 from coseis.statistics.inventory import SUFFIXES, Inventory, read_inventory, run_inventory, within
+from coseis.statistics.split import split_polygons
 from coseis.statistics.summary import Statistics, summarize_inventory
+from coseis.store import open_arrays
 from coseis.types import least_code
 
+SPLIT = "landslides_split.parquet"
 THRESHOLD_STEP = 0.1
 """How far the threshold is moved, both ways, to see what depends on it."""
 
@@ -40,6 +48,7 @@ def describe_inventory(
     area: str | None = None,
     completeness_m2: float | None = None,
     sensitivity: bool = False,
+    split: bool = False,
     simulated: int = 0,
     out: str | Path | None = None,
     console: Console | None = None,
@@ -53,9 +62,10 @@ def describe_inventory(
         completeness_m2: Least area from which on nothing is missing; default: a run's least area of a
             polygon, the area that 1 % of a file's landslides are smaller than.
         sensitivity: Draw a run's polygons anew at thresholds THRESHOLD_STEP lower and higher.
+        split: Cut a run's outlines that are likely to be several landslides', and show both.
         simulated: Inventories for the test of the fit; 0: no test.
         out: Folder that gets statistics.json, statistics.png and, where what was seen is known,
-            density.parquet.
+            density.parquet; of the split inventory landslides_split.parquet.
         console: Where progress is shown; default: nowhere.
 
     Raises:
@@ -70,15 +80,53 @@ def describe_inventory(
         if _is_file(source):
             raise UsageError(f"{source} is a file, which has no threshold; --sensitivity is for a run")
         variants = vary_threshold(source, completeness_m2=completeness_m2, console=console)
+    parts = None
+    if split:
+        if _is_file(source):
+            raise UsageError(f"{source} is a file, which has no probabilities; --split is for a run")
+        parts = split_run(source, inventory)
     other = None
     if reference is not None:
         other = within(_open(reference, None)[0], inventory)
     statistics = summarize_inventory(
-        inventory, completeness_m2=completeness_m2, variants=variants, reference=other, simulated=simulated
+        inventory,
+        completeness_m2=completeness_m2,
+        variants=variants,
+        reference=other,
+        split=parts,
+        simulated=simulated,
     )
     if out is not None:
-        _write(inventory, other, statistics, Path(out))
+        _write(inventory, other, parts, statistics, Path(out))
     return statistics
+
+
+def split_run(out: str, inventory: Inventory) -> Inventory:
+    """A run's landslides with amalgamated outlines cut, see `split.split_polygons`.
+
+    Args:
+        out: Address of the run.
+        inventory: Of it, as `run_inventory` gives it.
+
+    Raises:
+        InputRefusedError: the run's cube cannot be read.
+    """
+    plan = read_plan(get_object(open_store(out, must_exist=True), ITEMS) or b"", out)
+    post, polygons = plan.identity.phases.index("post"), inventory.polygons
+    # An id begins with the EPSG code of its grid.
+    zone_of = polygons["id"].str.partition("-")[0]
+    tables = []
+    for zone in plan.zones:
+        array = open_arrays(out, zone.geobox)["probability"]
+
+        def read(rows: slice, cols: slice, array: Any = array) -> NDArray[np.uint8]:
+            return np.asarray(array[post, 0, rows, cols])
+
+        own = polygons[zone_of == str(epsg_of(zone.geobox))]
+        tables.append(split_polygons(own, zone.geobox, read))
+    whole = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=polygons.crs)
+    cut = whole["touches_unobserved"].to_numpy(bool) | whole["touches_aoi_border"].to_numpy(bool)
+    return Inventory(source=inventory.source, polygons=whole, is_cut=cut, cells=inventory.cells)
 
 
 def vary_threshold(
@@ -146,16 +194,26 @@ def _open(source: str, area: str | None) -> tuple[Inventory, float | None]:
     return run_inventory(event_polygons(polygons), cells, source), report.config.output.min_area
 
 
-def _write(inventory: Inventory, reference: Inventory | None, statistics: Statistics, folder: Path) -> None:
+def _write(
+    inventory: Inventory,
+    reference: Inventory | None,
+    split: Inventory | None,
+    statistics: Statistics,
+    folder: Path,
+) -> None:
     least_m2 = statistics.sizes.completeness_m2
     series = {"this inventory": (inventory.sample(least_m2), statistics.sizes.fit)}
     if reference is not None and statistics.reference is not None:
         series["reference"] = (reference.sample(least_m2), statistics.reference.fit)
+    if split is not None and statistics.split is not None:
+        series["split"] = (split.sample(least_m2), statistics.split.sizes.fit)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STATISTICS).write_text(statistics.model_dump_json(indent=1), encoding="utf-8")
         (folder / FIGURE).write_bytes(draw_sizes(series, title=f"Landslide areas, {inventory.source}"))
         if inventory.cells is not None:
             measure_density(inventory.polygons, inventory.cells).to_parquet(folder / DENSITY, index=False)
+        if split is not None:
+            split.polygons.to_parquet(folder / SPLIT, index=False)
     except OSError as error:
         raise InputRefusedError(f"{folder} cannot be written ({error.strerror})") from error

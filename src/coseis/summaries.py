@@ -109,7 +109,11 @@ def show_statistics(found: "Statistics") -> None:
             f"density {density.per_km2:.2f} on a km2, {100 * (density.area_share or 0):.2f} % of the ground, "
             f"on {density.observed_km2:.1f} km2 seen of {density.area_km2:.1f} km2"
         )
-    rows = {"this inventory": sizes, **found.variants}
+    rows = {
+        "this inventory": sizes,
+        **({"split": found.split.sizes} if found.split else {}),
+        **found.variants,
+    }
     if found.reference:
         rows["reference"] = found.reference
     table = Table("", "count", "tail exponent", "rollover m2", "magnitude: number", "tail", "area")
@@ -126,10 +130,16 @@ def show_statistics(found: "Statistics") -> None:
             f"farthest of the law: {100 * test.distance:.1f} % of the landslides; p {test.p_value:.3f} of "
             f"{test.simulated} simulations"
         )
-    for volume in found.volumes:
+    if found.split:
+        click.echo(
+            f"{found.split.cut} outlines are likely several landslides': split into {found.split.parts}"
+        )
+    volumes = [("volume", volume) for volume in found.volumes]
+    volumes += [("volume, split", volume) for volume in (found.split.volumes if found.split else ())]
+    for what, volume in volumes:
         total = volume.total_m3
         click.echo(
-            f"volume, {volume.relation.name}: {total.value / 1e6:.2f} million m3 "
+            f"{what}, {volume.relation.name}: {total.value / 1e6:.2f} million m3 "
             f"({_ends(total, 1e-6, '.2f')}); {volume.relation.reference}"
         )
     if found.comparison and found.comparison.error_index is not None:

@@ -56,6 +56,18 @@ class SizeStatistics(Value):
     """None: not asked for."""
 
 
+class SplitStatistics(Value):
+    """An inventory whose amalgamated outlines are cut, see `split.split_polygons`."""
+
+    cut: int
+    """Outlines that were cut."""
+    parts: int
+    """Landslides that they gave."""
+    sizes: SizeStatistics
+    volumes: tuple[TotalVolume, ...]
+    """By each of `volume.RELATIONS`: relations are meant for single landslides."""
+
+
 class Statistics(Value):
     """statistics.json."""
 
@@ -71,6 +83,8 @@ class Statistics(Value):
     """By each of `volume.RELATIONS`."""
     density: DensitySummary | None
     """None: what was seen is not known."""
+    split: SplitStatistics | None = None
+    """Of a run, if asked for: the same landslides where outlines that are likely to be several's are cut."""
     variants: dict[str, SizeStatistics]
     """The same event drawn or fitted in other ways: how far the results depend on that."""
     reference: SizeStatistics | None = None
@@ -119,6 +133,7 @@ def summarize_inventory(
     completeness_m2: float | None = None,
     variants: Mapping[str, AreaSample] | None = None,
     reference: Inventory | None = None,
+    split: Inventory | None = None,
     simulated: int = 0,
 ) -> Statistics:
     """All statistics of an inventory.
@@ -129,6 +144,7 @@ def summarize_inventory(
         variants: Areas of the same event by how they were drawn: at other thresholds, or with joined
             landslides split. Where landslides are cut, other ways to count those are added.
         reference: Another inventory of the same event and place.
+        split: The same one with amalgamated outlines cut, of `split.split_polygons`.
         simulated: Inventories for the test of the fit; 0: no test.
 
     Raises:
@@ -154,6 +170,7 @@ def summarize_inventory(
         several=int((shapes["amalgamation"] >= SEVERAL).sum()),
         volumes=tuple(estimate_volume(sample.all_m2, relation) for relation in RELATIONS),
         density=density,
+        split=None if split is None else _describe_split(split, least_m2),
         variants={name: describe_sizes(other) for name, other in others.items()},
         reference=None if reference is None else describe_sizes(reference.sample(least_m2)),
         comparison=(
@@ -161,4 +178,16 @@ def summarize_inventory(
             if reference is None
             else compare_inventories(polygons, reference.polygons, least_m2=least_m2)
         ),
+    )
+
+
+def _describe_split(split: Inventory, least_m2: float) -> SplitStatistics:
+    """From the same completeness area on as the unsplit inventory."""
+    sample = split.sample(least_m2)
+    counts = split.polygons["whole_id"].value_counts()
+    return SplitStatistics(
+        cut=int((counts > 1).sum()),
+        parts=int(counts[counts > 1].sum()),
+        sizes=describe_sizes(sample, count=len(split.polygons)),
+        volumes=tuple(estimate_volume(sample.all_m2, relation) for relation in RELATIONS),
     )
