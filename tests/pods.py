@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import coseis
 from charts import Object, Pod, of_kind
 from forked import until
@@ -94,8 +96,10 @@ class Running:
 
     def wait(self) -> int:
         """Exit code."""
-        until(lambda: self.process.poll() is not None, f"{self.pod.owner} to end", ENDS_S)
-        return self.process.wait()
+        try:
+            return self.process.wait(ENDS_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{self.pod.owner} does not end; it said {self.said()!r}")
 
     def kill(self) -> None:
         """As a node that is gone: all processes at once, without a word."""

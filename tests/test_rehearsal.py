@@ -23,6 +23,7 @@ from distributed import Client, Security
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
 from charts import Pod, Variant, pods_of, render
+from coseis.errors import UnreachableError
 from coseis.objects import get_object, open_store
 from coseis.plan import ITEMS, read_done, read_plan
 from coseis.simulate import SimulatedEvent, simulate_event
@@ -35,6 +36,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 CHUNK_PX = 112
 PARTS = 2
+TRIES = 3
+"""Of a pod; the chart allows more."""
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -63,6 +66,15 @@ class Release(NamedTuple):
     pods: dict[str, Pod]
     folder: Path
 
+    def run_to_end(self, running: Running, component: str, number: int = 0) -> str:
+        """What a Job's pod says; as a Job does, one that ends with 75 is followed by another."""
+        for _ in range(TRIES):
+            if running.wait() != UnreachableError.exit_code:
+                break
+            running = self.start(component, running.container["name"], number)
+        assert running.wait() == 0, running.said()
+        return running.said()
+
     def start(self, component: str, container: str, number: int = 0) -> Running:
         return self.node.start(
             self.pods[component], container, name=f"coseis-{component}-{number}", index=number
@@ -79,7 +91,9 @@ def settings(event: SimulatedEvent, out: str, aoi: str) -> dict[str, Any]:
         },
         "model": {"core": CHUNK_PX, "precision": "float32"},
         "coregistration": {"coregister": "off"},
-        "output": {"out": out, "min_area": 0},
+        # Where workers do not start in time, the pod ends with 75, and there is another one.
+        "cluster": {"worker_timeout_s": 60},
+        "output": {"out": out, "min_area": 0, "publish_pixels": "no"},
     }
 
 
@@ -188,7 +202,7 @@ def test_a_cluster_that_loses_a_worker_maps_as_one_machine_does(install, local):
     workers[0].kill()
     # As a Deployment does for a pod that is gone.
     workers[0] = release.start("worker", "worker", 2)
-    assert job.wait() == 0, job.said()
+    release.run_to_end(job, "map")
     total = chunks_done("cluster")
     assert done < total, "the worker was killed too late to be missed"
     assert_equal("cluster", local(), release.folder)
@@ -218,12 +232,10 @@ def drained(release: Release, scheduler: Running, worker: Running) -> None:
 def test_parts_side_by_side_map_as_one_machine_does(install, local):
     release = install("parts", mode="parts", parts=PARTS)
     parts = [release.start("part", "part", number) for number in range(PARTS)]
-    for part in parts:
-        assert part.wait() == 0, part.said()
-        assert f"part {part.environment['PART']}/{PARTS}: " in part.said()
+    for number, part in enumerate(parts):
+        assert f"part {number}/{PARTS}: " in release.run_to_end(part, "part", number)
     assert chunks_done("parts") > PARTS
-    finish = release.start("finish", "finish")
-    assert finish.wait() == 0, finish.said()
+    release.run_to_end(release.start("finish", "finish"), "finish")
     assert_equal("parts", local(), release.folder)
 
 
