@@ -5,7 +5,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from scipy.integrate import quad
 
 from coseis.errors import UsageError
@@ -13,7 +13,7 @@ from coseis.statistics.areas import AreaSample, Interval, take_areas
 from coseis.statistics.fit import fit_size_law, likeliest_law, sample_laws
 from coseis.statistics.goodness import check_fit, distance_to
 from coseis.statistics.rivals import compare_lognormal, fit_lognormal, fit_power_tail
-from coseis.statistics.size_law import MALAMUD, SizeLaw
+from coseis.statistics.size_law import MALAMUD, SizeLaw, log_lower_gamma
 
 IBURI = SizeLaw(rho=1.46, a_m2=12_700.0, s_m2=-160.0)
 """Rollover near 5,000 m2 and a density tail of 2.46, as Kasai and Yamada (2019) report of Iburi."""
@@ -278,3 +278,16 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     with pytest.raises(UsageError, match=r"0 simulated inventories"):
         check_fit(drawn(MALAMUD, 60, 0, 100), simulated=0)
     assert take_areas([]).count == 0
+
+
+@pytest.mark.parametrize("rho", [60.0, 150.0, 1000.0])
+def test_a_share_too_small_for_a_number_has_a_logarithm(rho):
+    """Its derivative, the density, holds where the share itself underflows: the logarithm is smooth there."""
+    z = np.geomspace(1e-7, 0.3 * rho, 400)
+    log = log_lower_gamma(rho, z)
+    assert np.isfinite(log).all()
+    # Between the first and the second bound of the series.
+    first = rho * np.log(z) - z - special.gammaln(rho + 1)
+    assert (log >= first - 1e-5).all()
+    assert (log <= first - np.log1p(-z / (rho + 1)) + 1e-5).all()
+    assert (special.gammainc(rho, z) == 0).any()

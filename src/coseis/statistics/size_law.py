@@ -90,4 +90,7 @@ def log_lower_gamma(rho: float, z: FloatArray) -> FloatArray:
     """Logarithm of the regularized lower incomplete gamma function, exact also where that underflows."""
     with np.errstate(divide="ignore"):
         near: FloatArray = np.log(gammainc(rho, np.maximum(z, FAR)))
-        return np.where(z < FAR, rho * np.log(z) - gammaln(rho + 1), near)
+        first = rho * np.log(z) - gammaln(rho + 1)
+        # Where it underflows z is far below rho, and the series nearly a geometric one.
+        series = first - z - np.log1p(-np.minimum(z, rho) / (rho + 1))
+        return np.where(z < FAR, first, np.where(np.isneginf(near), series, near))
