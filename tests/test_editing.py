@@ -66,7 +66,7 @@ def filled(path, rows):
 
 def large(polygons):
     """Row numbers of the polygons, the largest first."""
-    return np.argsort(-polygons.area.to_numpy(), kind="stable")
+    return np.argsort(-shapely.area(polygons.geometry.to_numpy()), kind="stable")
 
 
 def judge(folder):
