@@ -21,6 +21,8 @@ from coseis.addresses import is_secret, public_form
 from coseis.config import load_config
 from coseis.doctor import CREDENTIALS
 from coseis.errors import CoseisError, UsageError
+from coseis.learn.config import LearnConfig
+from coseis.learn.learning import Frozen
 from coseis.objects import open_store
 from coseis.plan import read_plan
 from coseis.report import read_config, read_parts, read_report
@@ -260,3 +262,15 @@ def test_whatever_a_run_s_files_hold_only_our_errors_come_out(tmp_path_factory, 
     ):
         with contextlib.suppress(CoseisError):
             read()
+
+
+def test_a_training_keeps_no_token() -> None:
+    region = {
+        "catalog": f"https://example.org/items.json?token={CANARY}", "aoi": "1,2,3,4", "labels": "a.gpkg",
+        "event_time": "2018-09-05T18:08:00Z",
+    }  # fmt: skip
+    config = LearnConfig.model_validate({"regions": [region], "output": {"out": "model"}})
+    kept = Frozen(config=config, found=()).model_dump_json()
+    assert CANARY not in kept
+    assert Frozen.model_validate_json(kept).config == config.public
+    assert config.public.regions[0].catalog == "https://example.org/items.json"

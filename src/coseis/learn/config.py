@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from coseis.addresses import public_form
 from coseis.card import Padding
 from coseis.config import (
     FILE_ONLY,
@@ -162,6 +163,14 @@ class LearnConfig(Value):
     validation: ValidationConfig = ValidationConfig()
     output: FolderConfig
     cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def public(self) -> "LearnConfig":
+        """What is stored with the model: addresses without user names and queries, which carry secrets."""
+        regions = (
+            region.model_copy(update={"catalog": public_form(region.catalog)}) for region in self.regions
+        )
+        return self.model_copy(update={"regions": tuple(regions)})
 
 
 def load_learn_config(path: Path | None, options: Mapping[str, Any]) -> LearnConfig:

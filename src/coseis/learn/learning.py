@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from distributed import Client
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from rich.console import Console
 
 from coseis.backends import probe_device
@@ -38,7 +39,7 @@ FROZEN_NAME = "training.json"
 class Frozen(Value):
     """What a training was begun with: a resumed one does not search again, for catalogs grow."""
 
-    config: LearnConfig
+    config: Annotated[LearnConfig, AfterValidator(lambda config: config.public)]
     found: tuple[Found, ...]
     """The measured scenes of each region."""
 
@@ -150,7 +151,7 @@ def _freeze(config: LearnConfig, card: ModelCard, folder: Path) -> Frozen:
     except (OSError, ValidationError) as error:
         raise InputRefusedError(f"{path} is not what a training was begun with: {error}") from error
     for stage in ("regions", "patches", "model", "training", "validation"):
-        if getattr(kept.config, stage) != getattr(config, stage):
+        if getattr(kept.config, stage) != getattr(config.public, stage):
             raise InputRefusedError(
                 f"{folder} holds a training with other settings of {stage}; repeat those in {path}, or "
                 "choose another --out"
