@@ -10,6 +10,7 @@ import shapely
 
 from coseis.caveats import area_text, caveats_of, percent
 from coseis.config import TerrainConfig
+from coseis.edits import EditsReport
 from coseis.flat_ground import FlatCount
 from coseis.grades import grade_product
 from coseis.report import SITUATION_FIGURE_IN, FailedChunk, TerrainReport
@@ -145,6 +146,9 @@ def lost(*, tried):
 FLAT = TerrainReport(
     source="dem", attribution=None, polygons_without_dem=0, min_slope_deg=8, flat=FlatCount(), flat_m2=25000
 )
+EDITED = EditsReport(
+    digest="d", counts={"accept": 3, "reject": 2}, editors=("Ana", "Bo"), last="2018-09-07T00:00:00.000Z"
+)
 SHIFTS = Coregistration(
     mode="check", blocks=4, good_share=1, weak_share=0, unmeasured_share=0, median_dy_px=2, median_dx_px=0,
     ce90_px=2, ce90_after_px=None, flagged=("a", "b", "c", "d", "e"), scenes=(),
@@ -171,6 +175,7 @@ SHIFTS = Coregistration(
         ({"cut": 3},
          "Cut by cloud, missing ground or the border of the area: 3 landslides, larger than drawn."),
         ({"terrain": FLAT}, "Left out: 2.5 ha of ground flatter than 8°, deposits among it."),
+        ({"edits": EDITED}, "Judged by Ana, Bo: 5 landslides; the others are a model's alone."),
     ],
 )  # fmt: skip
 def test_each_caveat_is_said_where_it_is_true_and_nowhere_else(changes, caveat):

@@ -96,7 +96,11 @@ def _left_out(report: RunReport, cut: int) -> Iterator[str]:
     if terrain and terrain.flat_m2 and terrain.min_slope_deg is not None:
         flat = area_text(terrain.flat_m2)
         yield f"Left out: {flat} of ground flatter than {terrain.min_slope_deg:g}°, deposits among it."
-    yield "Drawn by a model from satellite images, not checked on the ground."
+    if report.edits and (judged := sum(report.edits.counts.values())):
+        editors = clip(", ".join(report.edits.editors), REASON_LETTERS)
+        yield f"Judged by {editors}: {plural(judged, 'landslide')}; the others are a model's alone."
+    else:
+        yield "Drawn by a model from satellite images, not checked on the ground."
 
 
 def clip(text: str, letters: int) -> str:
