@@ -1,10 +1,14 @@
 """The raster layers of a run, rendered on a real cluster in this process, against the cube that they show."""
 
+import io
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 from distributed import Client, LocalCluster
+from PIL import Image
 from pmtiles.reader import MmapSource, all_tiles
 
 from coseis import task
@@ -12,6 +16,7 @@ from coseis.objects import open_store, put_object
 from coseis.plan import ITEMS, Identity, Plan
 from coseis.progress import progress_bars
 from coseis.render import render_layers, stretches_of, why_withheld
+from coseis.run_picture import draw_run
 from coseis.store import create_cube, open_arrays
 from coseis.tiles import EMPTY_CODES, TILE_PX, Tile, decode_codes, decode_image, halve_codes, native_zoom
 from coseis.types import CODE_FILL, Percentiles, Scene, Status
@@ -163,6 +168,19 @@ def test_images_that_may_no_longer_be_shown_are_deleted(planned, client):
     assert (layers.pre, layers.post) == (False, False)
     assert "publish_pixels" in layers.withheld
     assert {path.name for path in folder.glob("*.pmtiles")} == {"codes.pmtiles"}
+
+
+def test_pictures_show_no_pixel_that_may_not_be_seen(planned):
+    plan, _ = planned
+    slide = shapely.box(*plan.geobox.boundingbox).buffer(-300)
+    polygons = gpd.GeoDataFrame({"area_m2": [slide.area]}, geometry=[slide], crs=plan.geobox.crs)
+    numbered = polygons.geometry.centroid
+    for show_scenes in (True, False):
+        for picture in draw_run(plan, polygons, 0.5, numbered=numbered, show_scenes=show_scenes):
+            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+            # Noise in three bands is coloured everywhere; text, hatching and plain ground are grey.
+            coloured = (np.ptp(pixels, axis=2) > 40).mean()
+            assert bool(coloured > 0.2) is show_scenes
 
 
 def test_a_scene_that_cannot_be_read_is_counted_and_the_rest_is_shown(planned, client):

@@ -188,7 +188,8 @@ class OutputConfig(Value):
         0, description="Failed chunks up to this number still end with exit code 0."
     )
     publish_pixels: Permission = Field(
-        "auto", description="Show the scenes on the map page; auto: if their licence is an open one."
+        "auto",
+        description="Show scenes on the map page; auto: if their licence is open; no: nor in pictures.",
     )
 
     @model_validator(mode="after")

@@ -298,7 +298,13 @@ def publish_run(
             missing = outcome.missing.get(zone.identity.crs)
             _write_rasters(zone, store, config.output.out, zone_suffix(plan, zone), missing)
         numbered = biggest_landslides(of_event).geometry
-        picture, panel = draw_run(plan, of_event, outcome.threshold.value, numbered=numbered)
+        picture, panel = draw_run(
+            plan,
+            of_event,
+            outcome.threshold.value,
+            numbered=numbered,
+            show_scenes=config.output.publish_pixels != "no",
+        )
         upload(picture, store, "map.png")
         write_page(_facts(plan, report, outcome), store)
         summary = _summary(plan, report, outcome)

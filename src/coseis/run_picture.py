@@ -15,10 +15,17 @@ from coseis.types import Phase, Status, seen_pixels
 
 PICTURE_PX = 1600
 """Longest side of the scene in the picture."""
+PLAIN_GROUND = 70
+"""Grey level in place of a scene that may not be shown."""
 
 
 def draw_run(
-    plan: Plan, polygons: gpd.GeoDataFrame, threshold: float, *, numbered: gpd.GeoSeries
+    plan: Plan,
+    polygons: gpd.GeoDataFrame,
+    threshold: float,
+    *,
+    numbered: gpd.GeoSeries,
+    show_scenes: bool = True,
 ) -> tuple[bytes, bytes]:
     """Draws the polygons over the scenes, which are read once.
 
@@ -27,6 +34,7 @@ def draw_run(
         polygons: Landslides of the event.
         threshold: Which they were drawn at.
         numbered: Points that get the numbers 1, 2, ... in the second picture.
+        show_scenes: Whether their pixels may be seen; if not, there is plain ground in their place.
 
     Returns:
         Two PNGs: beside the scene before the event, where there is one, with a title; and the scene after
@@ -48,6 +56,8 @@ def draw_run(
         phase: stretch_rgb(image if len(bands) == 3 else image.repeat(3, axis=0))
         for phase, image in zip(recipe.phases, cube.image, strict=True)
     }
+    if not show_scenes:
+        rgb = {"post": np.full_like(rgb["post"], PLAIN_GROUND)}
     post = recipe.phases.index("post")
     of_post = cube.status[post], cube.scene[post]
     # Only what was not used is hatched: shadow or haze that a user lets pass is part of the map.
