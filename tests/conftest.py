@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Before anything of coseis is imported: what runs here measure must not become a user's estimates.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="coseis-test-home-")
+# And before Dask: see `cluster.UNPROFILED`, for clusters that tests start themselves.
+os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "false"
 
 import pytest
 from hypothesis import settings

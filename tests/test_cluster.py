@@ -1,9 +1,11 @@
 """Clusters of a run: their end is not the run's."""
 
+import dask
 import pytest
 from distributed import LocalCluster
 
-from coseis.cluster import _closing
+from coseis.cluster import _closing, connected
+from coseis.config import ClusterConfig
 
 
 class SlowToDie(LocalCluster):
@@ -29,3 +31,11 @@ def test_what_failed_is_still_said(cluster):
     with pytest.raises(RuntimeError, match="of the run"), _closing(cluster):
         raise RuntimeError("of the run")
     assert cluster.status.name == "closed"
+
+
+def test_no_worker_of_a_local_cluster_is_profiled(monkeypatch):
+    """In Python 3.11 the profiler's look at all threads may end in a deadlock."""
+    monkeypatch.delenv("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED")
+    with dask.config.set({"distributed.worker.profile.enabled": True}), connected(ClusterConfig()) as client:
+        looks = client.run(lambda dask_worker: list(dask_worker.periodic_callbacks))
+    assert all("heartbeat" in names and "profile" not in names for names in looks.values())

@@ -24,7 +24,13 @@ DASHBOARD = f"{LOOPBACK}:0"
 """Any free port: with None Dask takes 8787, and warns on stderr when another run has it."""
 SILENT = ("distributed", "distributed.client", "tornado.application", "asyncio")
 """Loggers: of a scheduler or worker that is lost Dask logs tracebacks; `jobs` says it in a line."""
-LOCAL_WORKERS = {
+UNPROFILED = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
+}
+"""Dask's profiler looks at all threads a hundred times a second, and in Python 3.11 that look may end in a
+deadlock of the whole process (https://github.com/python/cpython/issues/106883)."""
+LOCAL_WORKERS = UNPROFILED | {
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     # A job that was there when a worker died twice is tried alone, see `jobs`: no need for Dask's four.
     "distributed.scheduler.allowed-failures": 1,
@@ -117,16 +123,17 @@ def _cuda_cluster(config: ClusterConfig) -> Iterator[LocalCluster]:
             "NVIDIA GPUs, or use local"
         ) from error
     try:
-        cluster = LocalCUDACluster(
-            threads_per_worker=config.threads,
-            dashboard_address=DASHBOARD,
-            host=LOOPBACK,
-            security=local_security(),
-            silence_logs=logging.CRITICAL,
-            # TensorFlow has the memory of the GPU: Dask holds nothing there.
-            rmm_pool_size=None,
-            device_memory_limit=None,
-        )
+        with dask.config.set(UNPROFILED):
+            cluster = LocalCUDACluster(
+                threads_per_worker=config.threads,
+                dashboard_address=DASHBOARD,
+                host=LOOPBACK,
+                security=local_security(),
+                silence_logs=logging.CRITICAL,
+                # TensorFlow has the memory of the GPU: Dask holds nothing there.
+                rmm_pool_size=None,
+                device_memory_limit=None,
+            )
     except (ValueError, RuntimeError, OSError) as error:
         raise UsageError(f"scheduler local-cuda finds no GPU to use ({error}); use local") from error
     with _closing(cluster):

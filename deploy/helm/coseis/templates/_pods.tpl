@@ -67,6 +67,8 @@ affinity:
 - {name: HOME, value: /scratch}
 - {name: TMPDIR, value: /scratch}
 - {name: DASK_TEMPORARY_DIRECTORY, value: /scratch}
+# Dask's profiler may end in a deadlock of the process, in Python 3.11 (python/cpython issue 106883).
+- {name: DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED, value: "false"}
 # No credentials of the node, also where the network would let a pod ask for them.
 - {name: AWS_EC2_METADATA_DISABLED, value: "true"}
 # glibc keeps freed memory and uses it again: half the time of a batch went into page faults without this.
