@@ -39,9 +39,9 @@ class Fork:
     """Exit code, or minus the signal that killed it."""
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Sends a signal, unless the process has ended: by then its number may be another's."""
+        """Sends a signal, unless the process has ended."""
         with suppress(ProcessLookupError):
-            if not self.ended.is_set() and os.getsid(self.pid) == self.pid:
+            if not self.ended.is_set():
                 os.kill(self.pid, number)
 
     def kill_session(self) -> None:
