@@ -34,7 +34,7 @@ from coseis.errors import CoseisError, InputRefusedError
 from coseis.event import Refused, Window
 from coseis.geoparquet import is_parquet, read_items
 from coseis.items import MAX_ID, Document, clean_text
-from coseis.stac_io import CheckedStacIO, DocumentReader, TooMuchError
+from coseis.stac_io import CheckedStacIO, DocumentReader, TooMuchError, dicts
 
 MAX_DOCUMENTS = 20_000
 """Most documents of one walk, and most items of one search: more is a catalog to be narrowed."""
@@ -192,7 +192,7 @@ def _is_api(document: Document) -> bool:
 def _search_api(address: str, root: Document, query: Query, reader: DocumentReader) -> Content:
     shown = public_form(address)
     methods = {
-        str(link.get("method", "GET")) for link in _dicts(root.get("links")) if link.get("rel") == "search"
+        str(link.get("method", "GET")) for link in dicts(root.get("links")) if link.get("rel") == "search"
     }
     try:
         # What pystac-client warns of is no fault of the user's, and what is amiss is raised here.
@@ -319,7 +319,7 @@ def _collection_ids(node: Document) -> Iterator[Any]:
 
 
 def _items(node: Document) -> list[Document]:
-    return [node] if node.get("type") == "Feature" else _dicts(node.get("features"))
+    return [node] if node.get("type") == "Feature" else dicts(node.get("features"))
 
 
 def _records(place: str, node: Document, collection: Document, wanted: Sequence[str]) -> Iterator[Record]:
@@ -338,7 +338,7 @@ def _links(place: str, node: Document, wanted: Sequence[str]) -> Iterator[str]:
         rels = {"next"} if is_remote(place) else set()
     elif node.get("type") == "Catalog" or not wanted or node.get("id") in wanted:
         rels |= {"item", "items"}
-    for link in _dicts(node.get("links")):
+    for link in dicts(node.get("links")):
         if str(link.get("rel")) in rels and link.get("href") and link.get("method", "GET") == "GET":
             yield str(link["href"])
 
@@ -350,9 +350,5 @@ def _self_address(item: Document) -> str | None:
 
 def _link(document: Document, rel: str) -> str:
     """Href of the first link of a kind, empty if there is none."""
-    links = _dicts(document.get("links"))
+    links = dicts(document.get("links"))
     return next((str(link["href"]) for link in links if link.get("rel") == rel and link.get("href")), "")
-
-
-def _dicts(listed: object) -> list[Document]:
-    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []

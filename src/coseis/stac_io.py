@@ -209,7 +209,7 @@ class CheckedStacIO(StacApiIO):  # type: ignore[misc, unused-ignore]
                 raise InputRefusedError(
                     f"{shown} does not answer as a STAC API does: page {len(asked)} has no list of {kind}"
                 )
-            entries = [entry for entry in page[kind] if isinstance(entry, dict)]
+            entries = dicts(page[kind])
             before = len(seen)
             seen.update((str(entry.get("collection") or ""), str(entry.get("id"))) for entry in entries)
             known = known + 1 if entries and len(seen) == before else 0
@@ -235,11 +235,16 @@ class CheckedStacIO(StacApiIO):  # type: ignore[misc, unused-ignore]
             raise UnreachableError(f"{str(error).partition(';')[0]}; run again") from error
 
 
+def dicts(listed: object) -> list[Document]:
+    """The objects of what should be a list of them."""
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
 def _next(page: Document, request: Request) -> Request | None:
     """What the next link of a page asks for. Its headers are not sent: a page may not speak in our name."""
-    listed = page.get("links")
-    links = [link for link in listed if isinstance(link, dict)] if isinstance(listed, list) else []
-    link = next((link for link in links if link.get("rel") == "next" and link.get("href")), None)
+    link = next(
+        (link for link in dicts(page.get("links")) if link.get("rel") == "next" and link.get("href")), None
+    )
     if link is None:
         return None
     address = absolute_address(str(link["href"]), request.address)
