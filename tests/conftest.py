@@ -62,15 +62,6 @@ def _s3_server() -> Iterator[None]:
     server.stop()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_client_remains() -> Iterator[None]:
-    """A Dask client that could not connect stays the default scheduler, and nothing computes any more."""
-    yield
-    import dask
-
-    dask.config.config.pop("scheduler", None)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("CI"):
         return

@@ -1,8 +1,9 @@
 """Clusters of a run: their end is not the run's."""
 
 import dask
+import dask.array
 import pytest
-from distributed import LocalCluster
+from distributed import LocalCluster, default_client
 
 from coseis.cluster import _closing, connected
 from coseis.config import ClusterConfig
@@ -39,3 +40,10 @@ def test_no_worker_of_a_local_cluster_is_profiled(monkeypatch):
     with dask.config.set({"distributed.worker.profile.enabled": True}), connected(ClusterConfig()) as client:
         looks = client.run(lambda dask_worker: list(dask_worker.periodic_callbacks))
     assert all("heartbeat" in names and "profile" not in names for names in looks.values())
+
+
+def test_the_client_of_a_run_is_not_the_callers_default():
+    with connected(ClusterConfig(workers=1)):
+        with pytest.raises(ValueError, match="No client"):
+            default_client()
+        assert dask.array.ones(3).sum().compute() == 3

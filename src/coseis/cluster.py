@@ -48,6 +48,9 @@ memory stays flat."""
 def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[Client]:
     """The client to work with; one made here is closed at the end, one passed in is left alone.
 
+    One made here is not Dask's default: what the caller computes meanwhile is not for the run's workers, and
+    a client that could not connect would stay the default, on which nothing computes any more.
+
     Raises:
         UsageError: a scheduler that may not be reached in this way, see `security.check_scheduler`.
         UnreachableError: the scheduler does not answer, or no worker comes in time.
@@ -62,14 +65,19 @@ def connected(config: ClusterConfig, client: Client | None = None) -> Iterator[C
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if config.scheduler in ("local", "local-cuda"):
         local = _local_cluster if config.scheduler == "local" else _cuda_cluster
-        with local(config) as cluster, Client(cluster) as own:
+        with local(config) as cluster, Client(cluster, set_as_default=False) as own:
             set_patience(own, patience)
             own.register_plugin(_IgnoreInterrupt())
             yield own
         return
     await_scheduler(config, CONNECT_TIMEOUT_S)
     try:
-        own = Client(config.scheduler, timeout=CONNECT_TIMEOUT_S, security=client_security(config))
+        own = Client(
+            config.scheduler,
+            timeout=CONNECT_TIMEOUT_S,
+            security=client_security(config),
+            set_as_default=False,
+        )
     except OSError as error:
         raise UnreachableError(
             f"scheduler {config.scheduler} does not answer ({error}); run again"
