@@ -1,9 +1,10 @@
 """Items of stac-geoparquet files: as the format's own library writes them, and as hostile text has them."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box, mapping, shape
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, stac_table_to_items, to_parquet
@@ -19,7 +20,7 @@ from stac_geoparquet.arrow import parse_stac_items_to_arrow, stac_table_to_items
 from coseis import geoparquet
 from coseis.addresses import AddressPolicy, absolute_address, check_address
 from coseis.catalogs import Content, Query, catalog_address, read_catalog
-from coseis.errors import InputRefusedError, UnreachableError
+from coseis.errors import CoseisError, InputRefusedError, UnreachableError
 from coseis.event import read_event
 from coseis.search import search_items
 
@@ -90,6 +91,7 @@ _rows = st.lists(
 )
 
 
+@settings(max_examples=15)  # each starts a process
 @given(_rows, st.integers(1, 4))
 def test_what_is_left_out_touches_neither_box_nor_window(tmp_path_factory, rows, size):
     items = [
@@ -219,6 +221,83 @@ def test_other_tables_and_what_is_too_large_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("coseis.catalogs.MAX_DOCUMENTS", 1)
     with pytest.raises(InputRefusedError, match="more than 1 documents; narrow the search"):
         read(path)
+
+
+DEEP = b"[" * 50_000
+COLUMNS = st.one_of(
+    st.lists(kind, min_size=2, max_size=2).map(pa.array)
+    for kind in (
+        st.none(),
+        st.text(max_size=5),
+        st.integers(-(2**62), 2**62),
+        st.floats(),
+        st.booleans(),
+        st.binary(max_size=30),
+        st.datetimes(),
+        st.lists(st.floats(), max_size=4),
+        st.lists(st.text(max_size=3), max_size=2),
+        st.fixed_dictionaries({"xmin": st.floats(), "ymin": st.floats(), "xmax": st.text(max_size=3)}),
+        st.fixed_dictionaries({"a": st.fixed_dictionaries({"href": st.integers(0, 9)})}),
+        st.fixed_dictionaries({"a": st.fixed_dictionaries({"href": st.text(max_size=9)})}),
+    )
+)
+
+
+@given(st.data())
+def test_whatever_its_columns_hold_a_file_is_read_or_refused(tmp_path_factory, data):
+    path = write(
+        tmp_path_factory.getbasetemp() / "bent.parquet", [item("pre", days=-3), item("post", days=4)]
+    )
+    table = pq.read_table(path)
+    for _ in range(data.draw(st.integers(1, 2))):
+        name = data.draw(st.sampled_from(table.column_names))
+        table = table.set_column(table.column_names.index(name), name, data.draw(COLUMNS))
+    if data.draw(st.booleans()):
+        said = data.draw(
+            st.one_of(st.just(DEEP), st.binary(max_size=9), st.just(b'{"collection":{"id":[]}}'))
+        )
+        table = table.replace_schema_metadata({b"stac-geoparquet": said})
+    pq.write_table(table, path)
+    search(path)
+
+
+@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=8))
+def test_wherever_a_file_is_damaged_it_is_read_or_refused(tmp_path_factory, place, bytes_there):
+    path = write(tmp_path_factory.getbasetemp() / "cut.parquet", [item("pre", days=-3), item("post", days=4)])
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    content[place : place + len(bytes_there)] = bytes_there
+    path.write_bytes(content)
+    search(path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead"),
+    [
+        # The physical type of a column's chunk: 2 (64 bit) becomes 57, which none is.
+        (rb"\x15\x04(?=\x19.{1,6}\x18\x08datetime)", b"\x15r"),
+        # The least of its values in the old form, eight bytes, becomes one of four.
+        (rb"(?<=datetime)(.{1,90}?\x28)\x08(.{4}).{4}", b"\\1\x04\\2"),
+    ],
+)
+def test_statistics_that_are_damaged_end_no_process(tmp_path, pattern, instead):
+    """Where they are looked at, pyarrow ends it: found by the test above, with more examples."""
+    path = write(tmp_path / "items.parquet", [item("a"), item("b")])
+    pq.write_table(pq.read_table(path), path, row_group_size=1)
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    footer, count = re.subn(pattern, instead, content[-8 - length : -8], count=1, flags=re.S)
+    assert count == 1
+    path.write_bytes(content[: -8 - length] + footer + len(footer).to_bytes(4, "little") + content[-4:])
+    with pytest.raises(InputRefusedError, match="its footer is damaged"):
+        read(path)
+
+
+def search(path: Path) -> None:
+    """Only an error of ours may come out."""
+    event = read_event("2018-09-05T18:08:00Z", "142.1,42.1,142.9,42.9")
+    with suppress(CoseisError):
+        search_items(str(path), event, allow_missing_pre=True)
 
 
 @contextmanager

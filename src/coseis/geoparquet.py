@@ -12,14 +12,11 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
-from functools import partial, reduce
-from operator import and_, or_
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import obstore
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import requests
 import shapely
@@ -27,9 +24,11 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from shapely.errors import GEOSException
 
 from coseis.addresses import WEB, is_remote, public_form, scheme_of, unanswered
+from coseis.documents import parse_json
 from coseis.errors import InputRefusedError, UnreachableError
 from coseis.event import Window
 from coseis.objects import open_store
+from coseis.row_groups import condition, fitting_groups
 
 SUFFIXES = (".parquet", ".geoparquet")
 MAX_FOOTER_BYTES = 64 * 2**20
@@ -88,7 +87,6 @@ def read_items(
     shown = public_form(address)
     try:
         with _opened(address, session) as raw:
-            _check_footer(raw, shown)
             return _read(raw, shown, collections, bbox, windows)
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise InputRefusedError(
@@ -112,20 +110,19 @@ def _read(
     bbox: tuple[float, float, float, float],
     windows: Sequence[Window],
 ) -> Table:
-    source = pa.PythonFile(raw, "r")
-    file = pq.ParquetFile(source)
+    footer = _read_footer(raw, shown)
+    metadata = pq.read_metadata(io.BytesIO(b"PAR1" + footer))
+    file = pq.ParquetFile(pa.PythonFile(raw, "r"), metadata=metadata)
     schema = file.schema_arrow
     missing = [name for name in ("id", "geometry", "assets") if name not in schema.names]
     if missing:
         raise InputRefusedError(
             f"{shown} holds no STAC items: it has no column {', '.join(missing)}; expected stac-geoparquet"
         )
-    wanted = _wanted(schema, collections, bbox, windows)
-    # Not scanned by the dataset: its threads, which call back into Python, can outlive whoever reads.
-    fragment = ds.ParquetFileFormat().make_fragment(source)
-    groups = [group.id for part in fragment.split_by_row_group(wanted) for group in part.row_groups]
+    wanted = condition(schema, collections, bbox, windows)
     items: list[Document] = []
-    for group in groups:
+    groups = range(metadata.num_row_groups)
+    for group in groups if len(groups) < 2 else fitting_groups(footer, collections, bbox, windows):
         facts = file.metadata.row_group(group)
         if facts.total_byte_size > MAX_GROUP_BYTES or facts.num_rows > MAX_GROUP_ROWS:
             raise InputRefusedError(
@@ -142,52 +139,6 @@ def _read(
     return Table(items, _collections(schema), known)
 
 
-def _wanted(
-    schema: pa.Schema,
-    collections: Sequence[str],
-    bbox: tuple[float, float, float, float],
-    windows: Sequence[Window],
-) -> Any:
-    """The condition on a row, of the columns that the file has in a form that can be compared."""
-    tests: list[Any] = [pc.scalar(True)]
-    if collections and "collection" in schema.names:
-        tests.append(pc.field("collection").isin(list(collections)))
-    box = schema.field("bbox").type if "bbox" in schema.names else pa.null()
-    sides = {box.field(number).name for number in range(box.num_fields)}
-    if sides >= {"xmin", "ymin", "xmax", "ymax"}:
-        west, south, east, north = bbox
-        xmin, ymin, xmax, ymax = (pc.field("bbox", side) for side in ("xmin", "ymin", "xmax", "ymax"))
-        across = (xmin > xmax) & ((xmin <= east) | (xmax >= west))  # the antimeridian
-        inside = (((xmin <= east) & (xmax >= west)) | across) & (ymin <= north) & (ymax >= south)
-        tests.append(inside | xmin.is_null())
-    times = {
-        name: pc.field(name)
-        for name in ("datetime", "start_datetime", "end_datetime")
-        if name in schema.names and pa.types.is_timestamp(schema.field(name).type)
-    }
-    if "datetime" in times:
-        start, end = times.get("start_datetime"), times.get("end_datetime")
-        within = [_between(times["datetime"], times["datetime"], *window, schema) for window in windows]
-        if start is not None and end is not None:
-            within += [_between(start, end, *window, schema) for window in windows]
-            untold = times["datetime"].is_null() & start.is_null()
-        else:
-            untold = times["datetime"].is_null()
-        tests.append(reduce(or_, within) | untold)
-    return reduce(and_, tests)
-
-
-def _between(start: Any, end: Any, first: datetime, last: datetime, schema: pa.Schema) -> Any:
-    """Whether an interval touches a window; times without a zone are UTC."""
-    kind = schema.field("datetime").type
-    moments = (moment.astimezone(UTC) for moment in (first, last))
-    begin, stop = (
-        pa.scalar(moment if kind.tz else moment.replace(tzinfo=None), pa.timestamp("us", kind.tz))
-        for moment in moments
-    )
-    return (start <= stop) & (end >= begin)
-
-
 def _item(row: Document) -> Document:
     """A row as an item: properties beneath, geometry and bbox as in GeoJSON, without what is empty."""
     item: Document = {"type": "Feature"}
@@ -199,7 +150,9 @@ def _item(row: Document) -> Document:
         sides = [row["bbox"].get(name) for name in ("xmin", "ymin", "xmax", "ymax")]
         item["bbox"] = None if None in sides else sides
     # Each asset that any item has is a column, empty for the others.
-    item["assets"] = {key: asset for key, asset in (item.get("assets") or {}).items() if asset}
+    assets = item.setdefault("assets", {})
+    if isinstance(assets, dict):
+        item["assets"] = {key: asset for key, asset in assets.items() if asset}
     return item
 
 
@@ -217,7 +170,7 @@ def _plain(value: Any) -> Any:
 
 def _collections(schema: pa.Schema) -> dict[str, Document]:
     """The collections in the file's metadata: several, or one as older files have it."""
-    stored = json.loads((schema.metadata or {}).get(b"stac-geoparquet", b"{}"))
+    stored = parse_json((schema.metadata or {}).get(b"stac-geoparquet", b"{}"))
     several = stored.get("collections") if isinstance(stored, dict) else None
     found = dict(several) if isinstance(several, dict) else {}
     one = stored.get("collection") if isinstance(stored, dict) else None
@@ -256,17 +209,18 @@ def _web_file(address: str, session: requests.Session) -> "_RangeFile":
     return _RangeFile(sizes[0], fetch)
 
 
-def _check_footer(raw: BinaryIO, shown: str) -> None:
-    """Refuses what is no Parquet before a length that it states itself is believed."""
+def _read_footer(raw: BinaryIO, shown: str) -> bytes:
+    """The end of a file; refuses what is no Parquet before a length that it states itself is believed."""
     size = raw.seek(0, io.SEEK_END)
     raw.seek(max(0, size - 8))
     tail = raw.read(8)
     if size < 12 or tail[4:] != b"PAR1":
         raise InputRefusedError(f"{shown} is no Parquet file, or breaks off; expected stac-geoparquet")
     footer = int.from_bytes(tail[:4], "little")
-    if footer > min(MAX_FOOTER_BYTES, size):
+    if footer > min(MAX_FOOTER_BYTES, size - 12):
         raise InputRefusedError(f"{shown} states a footer of {footer} bytes; it is damaged or too large")
-    raw.seek(0)
+    raw.seek(size - 8 - footer)
+    return raw.read(footer + 8)
 
 
 class _RangeFile(io.RawIOBase):
