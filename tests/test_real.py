@@ -1,7 +1,6 @@
 """The main job on real scenes through the command line: other chunks, workers and a kill change nothing."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -68,6 +67,7 @@ def test_xarray_decodes_the_cube(event):
     assert gpd.read_parquet(out / "landslides.parquet").probability_max.max() <= np.nanmax(values)
 
 
+@pytest.mark.parametrize("event", ["sentinel2"], indirect=True)
 def test_chunks_and_workers_change_nothing(event, real_data, tmp_path):
     name, reference = event
     more = ("--chunk", "512", "--workers", "4", "--threads", "1")
@@ -75,23 +75,7 @@ def test_chunks_and_workers_change_nothing(event, real_data, tmp_path):
     assert_equal(contents(reference), contents(tmp_path / "other"))
 
 
-def test_shuffled_order_changes_nothing(event, real_data, tmp_path, monkeypatch):
-    import coseis.cli as cli
-    import coseis.pipeline as module
-
-    real = module.run_jobs
-
-    def shuffled(connection, function, jobs, **options):
-        return real(
-            connection, function, sorted(jobs, key=lambda job: random.Random(job[0]).random()), **options
-        )
-
-    name, reference = event
-    monkeypatch.setattr(module, "run_jobs", shuffled)
-    cli.cli.main(command(real_data, name, tmp_path / "other")[3:], standalone_mode=False)
-    assert_equal(contents(reference), contents(tmp_path / "other"))
-
-
+@pytest.mark.parametrize("event", ["planetscope"], indirect=True)
 def test_kill_and_resume_change_nothing(event, real_data, tmp_path):
     """kill -9 of the client and its worker once some chunks are done; --resume does the others."""
     name, reference = event

@@ -17,7 +17,7 @@ from rasterio.vrt import WarpedVRT
 from scipy import ndimage, stats
 
 from coseis.errors import InputRefusedError, UsageError
-from coseis.simulate import simulate_arrays, simulate_event
+from coseis.simulate import frames, simulate_arrays, simulate_event
 from coseis.simulate.annotator import annotate
 from coseis.simulate.ground import make_ground
 from coseis.simulate.landcover import FOREST, NEW_LANDSLIDE, Cover
@@ -377,8 +377,11 @@ def test_small_maps_have_whole_catalogs(size_km, tmp_path):
 
 
 @pytest.mark.slow
-def test_large_maps_have_many_scenes_that_cover_them(tmp_path):
-    event = simulate_event(tmp_path, size_km=13, seed=1)
+def test_large_maps_have_many_scenes_that_cover_them(tmp_path, monkeypatch):
+    """Large beside their scenes, which are a third of their true size here."""
+    monkeypatch.setattr(frames, "STRIP_M", frames.STRIP_M / 3)
+    monkeypatch.setattr(frames, "FRAME_M", frames.FRAME_M / 3)
+    event = simulate_event(tmp_path, size_km=13 / 3, seed=1)
     items = list(pystac.Catalog.from_file(str(event.catalog)).get_items(recursive=True))
     assert len(items) == len({item.id for item in items}) >= 8
     assert 0.02 < event.landslide_share < 0.06

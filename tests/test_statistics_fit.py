@@ -131,7 +131,7 @@ def holds(interval: Interval, truth: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "least", "trials"), [(300, 0.3, 200), (1000, 0.3, 100), (1000, 1.5, 60)])
+@pytest.mark.parametrize(("count", "least", "trials"), [(300, 0.3, 100), (1000, 0.3, 50), (1000, 1.5, 40)])
 def test_coverage_over_many_inventories(count: int, least: float, trials: int) -> None:
     least_m2 = least * MALAMUD.rollover_m2
     fits = [fit_size_law(drawn(MALAMUD, count, seed, least_m2)) for seed in range(trials)]

@@ -3,10 +3,13 @@
 import geopandas as gpd
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from zarr.storage import MemoryStore
 
+from coseis.describe import _kept_codes
 from coseis.statistics.shape import shape_attributes
 from coseis.statistics.split import LEAST_PART_M2, split_pixels, split_polygons
 from coseis.vectorize import merge_blocks, trace_block
@@ -154,3 +157,17 @@ def test_what_this_grid_holds_a_part_of_stays_whole():
     cut = split_polygons(beyond, GRID, lambda rows, cols: codes[rows, cols])
     assert isinstance(cut, gpd.GeoDataFrame)
     assert list(cut["id"]) == list(whole["id"])
+
+
+@given(st.data())
+def test_codes_read_by_chunks_are_those_of_the_cube(data):
+    array = zarr.create_array(MemoryStore(), shape=(2, 1, 23, 37), chunks=(1, 1, 10, 8), dtype="u1")
+    array[:] = np.arange(array.size, dtype=np.uint32).reshape(array.shape) % 251
+    read = _kept_codes(array, 1)
+    for _ in range(3):
+        (top, bottom), (left, right) = (
+            sorted(data.draw(st.lists(st.integers(0, size), min_size=2, max_size=2, unique=True)))
+            for size in array.shape[-2:]
+        )
+        window = slice(top, bottom), slice(left, right)
+        assert np.array_equal(read(*window), array[1, 0, window[0], window[1]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from coseis.statistics.areas import AreaSample
 from coseis.statistics.density import measure_density
 from coseis.statistics.figure import draw_sizes
 from coseis.statistics.inventory import SUFFIXES, Inventory, read_inventory, run_inventory, within
-from coseis.statistics.split import split_polygons
+from coseis.statistics.split import ReadCodes, split_polygons
 from coseis.statistics.summary import Statistics, summarize_inventory
 from coseis.store import open_arrays
 from coseis.types import least_code
@@ -39,6 +40,7 @@ from coseis.types import least_code
 SPLIT = "landslides_split.parquet"
 THRESHOLD_STEP = 0.1
 """How far the threshold is moved, both ways, to see what depends on it."""
+CHUNKS_KEPT = 32
 
 
 def describe_inventory(
@@ -117,16 +119,33 @@ def split_run(out: str, inventory: Inventory) -> Inventory:
     zone_of = polygons["id"].str.partition("-")[0]
     tables = []
     for zone in plan.zones:
-        array = open_arrays(out, zone.geobox)["probability"]
-
-        def read(rows: slice, cols: slice, array: Any = array) -> NDArray[np.uint8]:
-            return np.asarray(array[post, 0, rows, cols])
-
+        read = _kept_codes(open_arrays(out, zone.geobox)["probability"], post)
         own = polygons[zone_of == str(epsg_of(zone.geobox))]
         tables.append(split_polygons(own, zone.geobox, read))
     whole = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=polygons.crs)
     cut = whole["touches_unobserved"].to_numpy(bool) | whole["touches_aoi_border"].to_numpy(bool)
     return Inventory(source=inventory.source, polygons=whole, is_cut=cut, cells=inventory.cells)
+
+
+def _kept_codes(array: Any, phase: int) -> ReadCodes:
+    """Reads a cube's codes by whole chunks and keeps some: a chunk holds many outlines."""
+    height, width = array.chunks[-2:]
+
+    @lru_cache(CHUNKS_KEPT)
+    def chunk(row: int, col: int) -> NDArray[np.uint8]:
+        rows, cols = slice(row * height, (row + 1) * height), slice(col * width, (col + 1) * width)
+        return np.asarray(array[phase, 0, rows, cols])
+
+    def read(rows: slice, cols: slice) -> NDArray[np.uint8]:
+        top, left = rows.start // height, cols.start // width
+        parts = [
+            [chunk(row, col) for col in range(left, (cols.stop - 1) // width + 1)]
+            for row in range(top, (rows.stop - 1) // height + 1)
+        ]
+        down, right = top * height, left * width
+        return np.block(parts)[rows.start - down : rows.stop - down, cols.start - right : cols.stop - right]
+
+    return read
 
 
 def vary_threshold(
