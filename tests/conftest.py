@@ -62,6 +62,15 @@ def _s3_server() -> Iterator[None]:
     server.stop()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_client_remains() -> Iterator[None]:
+    """A test's own Dask client whose scheduler was killed may stay the default, and nothing computes then."""
+    yield
+    import dask
+
+    dask.config.config.pop("scheduler", None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("CI"):
         return

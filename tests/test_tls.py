@@ -255,9 +255,9 @@ def test_the_scheduler_itself_refuses_them(tls_cluster, authority, tmp_path):
         if files:
             security = Security(tls_ca_file=files.ca, tls_client_cert=files.cert, tls_client_key=files.key)
         with pytest.raises((OSError, TypeError)):
-            Client(tls_cluster.address, security=security, timeout=2)
+            Client(tls_cluster.address, security=security, timeout=2, set_as_default=False)
     with pytest.raises(OSError, match=r"Timed out|closed"):
-        Client(tls_cluster.address.replace("tls:", "tcp:"), timeout=2)
+        Client(tls_cluster.address.replace("tls:", "tcp:"), timeout=2, set_as_default=False)
 
 
 def test_demo_and_view_listen_on_loopback_only(tmp_path):
