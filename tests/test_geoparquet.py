@@ -293,6 +293,17 @@ def test_statistics_that_are_damaged_end_no_process(tmp_path, pattern, instead):
         read(path)
 
 
+def test_the_other_process_ends_in_time_and_imports_nothing_from_where_it_is(tmp_path, monkeypatch):
+    path = write(tmp_path / "items.parquet", [item("a"), item("b")])
+    pq.write_table(pq.read_table(path), path, row_group_size=1)
+    (tmp_path / "pyarrow.py").write_text("raise SystemExit('a stranger's code was run')")
+    monkeypatch.chdir(tmp_path)
+    assert ids(read(path)) == ["a", "b"]
+    monkeypatch.setattr("coseis.row_groups.TIMEOUT_S", 0.001)
+    with pytest.raises(InputRefusedError, match="its footer is damaged"):
+        read(path)
+
+
 def search(path: Path) -> None:
     """Only an error of ours may come out."""
     event = read_event("2018-09-05T18:08:00Z", "142.1,42.1,142.9,42.9")

@@ -36,15 +36,17 @@ def fitting_groups(
         windows: Start and end, both with a zone.
 
     Raises:
-        ValueError: the footer is damaged.
+        ValueError: the footer is damaged, or takes forever.
     """
     asked = [list(collections), bbox, [[moment.isoformat() for moment in window] for window in windows]]
-    done = subprocess.run(
-        [sys.executable, "-m", "coseis.row_groups", json.dumps(asked)],
-        input=footer, capture_output=True, check=False, timeout=TIMEOUT_S,
-    )  # fmt: skip
-    if done.returncode:
-        raise ValueError("its footer is damaged")
+    try:
+        done = subprocess.run(
+            # -P: nothing is imported from the folder that one happens to be in.
+            [sys.executable, "-P", "-m", "coseis.row_groups", json.dumps(asked)],
+            input=footer, capture_output=True, check=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    except subprocess.SubprocessError as error:
+        raise ValueError("its footer is damaged") from error
     return [int(word) for word in done.stdout.split()]
 
 
