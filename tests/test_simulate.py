@@ -103,6 +103,17 @@ def test_bodies_are_valid_simple_and_longer_than_wide(terrain):
     assert 1.3 < np.median(sides.max(axis=1) / sides.min(axis=1)) < 2.3
 
 
+def test_outlines_are_the_same_to_the_bit_in_metres_of_a_zone(terrain):
+    """Rounded coordinates of a zone once made two edges cross, and the parts could not be cut."""
+    slides = make_landslides(terrain, seed=8, density_per_km2=60)
+    corner = np.array([581_283.0, 4_728_258.0])
+    for shapes in (slides.bodies, slides.runouts):
+        moved = shapely.transform(shapes, lambda xy: corner + xy * [3.0, -3.0])
+        back = shapely.transform(moved, lambda xy: (xy - corner) / [3.0, -3.0])
+        assert shapely.equals_exact(back, shapes, tolerance=0).all()
+        assert shapely.is_valid(moved).all()
+
+
 def test_landslides_run_downhill_on_slopes(terrain):
     slides = make_landslides(terrain, seed=8)
     elevation = terrain.elevation_m
@@ -113,7 +124,25 @@ def test_landslides_run_downhill_on_slopes(terrain):
         shapely.get_coordinates(shapely.centroid(shapes)) for shapes in (slides.bodies, slides.runouts)
     ]
     heights = [elevation[tuple(np.clip(xy[:, ::-1].astype(int), 0, 999).T)] for xy in centres]
-    assert (heights[0] > heights[1]).mean() > 0.9
+    assert (heights[0] > heights[1]).mean() > 0.85
+
+
+def test_landslides_run_as_far_as_those_of_2018(terrain):
+    """Length over drop, both as the outlines have them, beside the law that the paths are chosen by."""
+    slides = make_landslides(terrain, seed=8, density_per_km2=40)
+    bodies = slides.bodies[slides.area_m2 >= 400]
+    numbers = rasterize(zip(bodies, range(1, len(bodies) + 1), strict=True), out_shape=(1000, 1000))
+    seen = np.unique(numbers[numbers > 0])
+    low, high = (
+        ndimage.labeled_comprehension(terrain.elevation_m, numbers, seen, of, float, 0)
+        for of in (np.min, np.max)
+    )
+    frames = shapely.get_coordinates(shapely.minimum_rotated_rectangle(bodies[seen - 1])).reshape(-1, 5, 2)
+    length_m = 3 * np.hypot(*np.diff(frames[:, :3], axis=1).transpose(2, 0, 1)).max(axis=1)
+    excess = np.log(length_m / (18.454 * np.maximum(high - low, 1) ** 0.612))
+    # Outlines drop farther than the line along their middle, and the box around a bend is short.
+    assert -0.45 < np.median(excess) < 0.1
+    assert excess.std() < 0.5
 
 
 def test_landslides_avoid_the_plain_and_cluster(terrain):
@@ -274,7 +303,9 @@ def test_reflectance_and_masks_of_overlapping_scenes_tell_of_the_same_ground(eve
     a, b = a[:height, :width], b[:height, :width]
     both = (a > 0) & (b > 0)
     assert both.sum() > 1000
-    assert np.corrcoef(a[both], b[both])[0, 1] > 0.7
+    # Each scene errs by a pixel or two: single trees do not agree, stands do.
+    a, b = (ndimage.gaussian_filter(band, 3)[ndimage.binary_erosion(both, iterations=9)] for band in (a, b))
+    assert np.corrcoef(a, b)[0, 1] > 0.9
 
 
 def test_udm2_is_exclusive_and_marks_clouds_but_not_all_of_the_thin(event, items):
@@ -432,12 +463,12 @@ def test_a_share_of_bodies_merges(terrain):
     bodies = make_landslides(terrain, seed=2).bodies
     first, second = shapely.STRtree(bodies).query(bodies, predicate="intersects")
     merged = np.unique(first[first != second]).size / len(bodies)
-    assert 0.2 < merged < 0.55
+    assert 0.2 < merged < 0.4
 
 
 def test_confusers_are_drawn_and_half_of_the_clear_cuts_are_new():
     new, old, forest, blown = 0, 0, 0, 0
-    for seed in range(3):
+    for seed in range(2, 6):
         ground = make_ground(1000, seed=seed)
         before, after = ground.cover["pre"], ground.cover["post"]
         new += ((after == Cover.CLEAR_CUT) & (before != Cover.CLEAR_CUT)).sum()

@@ -8,16 +8,22 @@ import pytest
 import rasterio
 from rasterio.features import rasterize
 from scipy import ndimage
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
 
-from coseis.simulate import simulate_event
+from coseis.simulate import simulate_arrays, simulate_event
 from coseis.simulate.landslides import make_landslides
-from coseis.simulate.scenes import Sky
+from coseis.simulate.scenes import Look, Sky, direct_light
 from coseis.simulate.terrain import make_terrain
-from rungs import f1_by_threshold
+from coseis.training.patches import Patch, scene_percentiles
+from ladder_splits import TrainingPart, load_splits
+from rungs import THRESHOLDS, BoostedTrees, f1_by_threshold
 
 pytestmark = pytest.mark.slow
 SIZE_KM = 4.5
+SIGMAS_PX = (1, 2, 4, 8)
 PREVALENCE = 0.05
+SPLITS = Path(__file__).parents[1] / "benchmarks" / "splits.yaml"
 DISPLAY_WHITE, DISPLAY_GAMMA = 0.33, 0.75
 """Reflectance that 8-bit scenes show as white, and their curve, as in the shipped model's card."""
 
@@ -81,6 +87,32 @@ def test_the_best_ndvi_difference_is_better_but_not_good(seen):
     assert 0.65 < best_f1((ndvi(pre) - ndvi(post))[clear], mask[clear]) < 0.80
 
 
+def test_boosted_trees_are_good_but_not_perfect(seen):
+    """The ladder's own, on red, green and blue after the event, grown and chosen on two other events."""
+    _, post, mask, clear = seen
+    learnt = tuple(patch_of(*simulate_arrays(1000, seed=seed)[1:], name=f"event-{seed}") for seed in (1, 2))
+    part = TrainingPart(learnt, (), Path(), load_splits(SPLITS), PREVALENCE)
+    fitted = BoostedTrees(training_px=100_000, iterations=100).fit(part, seed=0)
+    probability = fitted.predict(patch_of(np.where(clear, post, np.nan), mask, name="seen-0"))[clear]
+    assert 0.75 < f1_by_threshold(probability, mask[clear], THRESHOLDS, prevalence=PREVALENCE).max() < 0.85
+
+
+def patch_of(bands, mask, *, name):
+    rgb = shown(bands)
+    image = np.where(np.isfinite(rgb), np.round(1 + 254 * rgb), 0).astype(np.uint8)
+    return Patch(image, mask.astype(np.uint8), name, scene_percentiles(rgb))
+
+
+def test_a_share_of_slid_ground_lies_in_the_shade(event):
+    """Less than half of the direct sunlight of flat ground; by the sun that the scenes tell of."""
+    items = pystac.Catalog.from_file(str(event.catalog)).get_items(recursive=True)
+    scene = next(item for item in items if item.datetime > event.event_time)
+    look = Look(scene.properties["view:sun_azimuth"], scene.properties["view:sun_elevation"])
+    with rasterio.open(event.dem) as dem, rasterio.open(event.mask) as mask:
+        light = direct_light(dem.read(1), look)[mask.read(1) > 0]
+    assert (light < 0.5).mean() > 0.15
+
+
 def test_many_places_have_no_landslide():
     """Cells of 768 m, as the real labelled tiles; a map of 10 km is needed for enough of them."""
     size_px = 13 * 256
@@ -112,6 +144,23 @@ def synthetic(seen):
     return rgb
 
 
+def test_a_small_classifier_hardly_tells_pixels_from_real_ones(real, synthetic):
+    """From a pixel's colours and the variation around it; learnt on the north, tried on the south."""
+    random = np.random.default_rng(0)
+    north, south = [], []
+    for rgb in (real, synthetic):
+        # A real pixel has one of 256 levels, which alone would give it away.
+        rgb = rgb + random.uniform(-0.5, 0.5, rgb.shape).astype(np.float32) / 255
+        features = np.dstack([in_spreads(rgb), *(variation(rgb, sigma_px) for sigma_px in SIGMAS_PX)])
+        half = len(rgb) // 2
+        for part, rows in ((north, features[:half]), (south, features[half:])):
+            pixels = rows[np.isfinite(rows).all(axis=-1)]
+            part.append(pixels[random.choice(len(pixels), 30_000, replace=False)])
+    is_real = np.repeat([True, False], 30_000)
+    classifier = HistGradientBoostingClassifier(random_state=0).fit(np.concatenate(north), is_real)
+    assert roc_auc_score(is_real, classifier.predict_proba(np.concatenate(south))[:, 1]) < 0.8
+
+
 def in_spreads(rgb):
     """Intensity from the scene's median, in units of its 2-98 % range: what networks see of a scene."""
     low, median, high = np.nanpercentile(rgb, [2, 50, 98], axis=(0, 1))
@@ -128,13 +177,13 @@ def joint_histogram(rgb, bands):
 @pytest.mark.parametrize("bands", [[0, 1], [1, 2], [0, 2]])
 def test_colours_occur_together_as_in_the_real_scene(real, synthetic, bands):
     common = np.minimum(joint_histogram(real, bands), joint_histogram(synthetic, bands)).sum()
-    assert common > 0.65
+    assert common > 0.7
 
 
-@pytest.mark.parametrize("sigma_px", [1, 2, 4, 8])
+@pytest.mark.parametrize("sigma_px", SIGMAS_PX)
 def test_local_variation_is_near_the_real_scenes(real, synthetic, sigma_px):
     ours, theirs = (np.nanquantile(variation(rgb, sigma_px), [0.25, 0.5, 0.75]) for rgb in (synthetic, real))
-    assert ours == pytest.approx(theirs, rel=0.35)
+    assert ours == pytest.approx(theirs, rel=0.2)
 
 
 def variation(rgb, sigma_px):

@@ -36,7 +36,7 @@ AGAIN_SHARE = 0.25
 OVERGROWN_PERCENT = (40, 80)
 LEAST_OVERLAP = 0.1
 """Share of an old scar that moved, or of a new landslide on old scars, from which it is reactivated."""
-SPARED_SHARE, SPARED_PERCENT, PATCHY_PERCENT = 0.15, (15.0, 50.0), 10.0
+SPARED_SHARE, SPARED_PERCENT, PATCHY_PERCENT = 0.15, (15.0, 50.0), 9.0
 """Landslides that carried their plants with them, how much of each these hide, and its variation within."""
 RAFT_SHARE = 0.08
 """Of the runout, under logs."""

@@ -84,7 +84,7 @@ def make_land_cover(terrain: Terrain, *, seed: int) -> LandCover:
     for surface in (cover, after):
         surface[roads] = Cover.ROAD
     _fill_rivers(rng, terrain, (cover, after))
-    _roughen(rng, cover, tone)
+    _roughen(rng, terrain, cover, tone)
     return LandCover(cover, after, tone.astype(np.float16), np.zeros(shape, np.uint8))
 
 
@@ -183,13 +183,14 @@ def _fill_rivers(rng: np.random.Generator, terrain: Terrain, surfaces: tuple[Cov
             surface[water] = Cover.WATER
 
 
-def _roughen(rng: np.random.Generator, cover: CoverArray, tone: FloatArray) -> None:
-    """Texture of 2-8 px in place: tree crowns most, fields and water least."""
+def _roughen(rng: np.random.Generator, terrain: Terrain, cover: CoverArray, tone: FloatArray) -> None:
+    """Texture of 2-8 px in place: tree crowns most, fields and water least, and more in some stands."""
     sd = np.zeros(len(Cover) + 1, np.float32)
     sd[:] = 0.06
-    sd[[Cover.BROADLEAF, Cover.CONIFER]] = 0.26, 0.26
+    sd[[Cover.BROADLEAF, Cover.CONIFER]] = 0.30, 0.30
     sd[Cover.WATER] = 0.02
     crowns = smooth_noise(rng, cover.shape, 0.8)
     crowns += 0.5 * smooth_noise(rng, cover.shape, 2.2)
+    crowns *= np.exp(0.5 * terrain.upsample(smooth_noise(rng, terrain.coarse_plain.shape, 8.0)))
     crowns *= sd[cover]
     tone *= np.exp(crowns, out=crowns)

@@ -8,6 +8,7 @@ import shapely
 import shapely.affinity
 from numpy.typing import NDArray
 from scipy import ndimage, stats
+from scipy.spatial import cKDTree
 
 from coseis.simulate.terrain import (
     CELL_M,
@@ -30,10 +31,19 @@ LEAST_AREA_M2 = 100.0
 GREATEST_AREA_M2 = 500_000.0
 DENSITY_PER_KM2 = 14.0
 """9,314 landslides on 671.87 km2."""
-TEPHRA_RANGE_M, FIRM_SHARE = 900.0, 0.55
+TEPHRA_RANGE_M, FIRM_SHARE = 900.0, 0.58
 """How far patches of thick, loose tephra reach, and the share of the map that has none and holds."""
 SLOPE_BELL_DEG: dict[Preset, tuple[float, float]] = {"iburi": (20.0, 7.0), "steep": (35.0, 8.0)}
 """Slope at which landslides are likeliest, and the standard deviation around it."""
+REACH_M, REACH_POWER, REACH_SD = 18.454, 0.612, 0.3
+"""Length over drop to the power, both in metres, and the standard deviation of its logarithm: how far the
+landslides of the 2018 earthquake ran, fluid tephra that came to rest on valley floors."""
+PLACES = 16
+"""Heads tried for each landslide: the one whose path has the drop that goes with its length is taken."""
+CROWDED, CROWDED_ROUNDS = 0.7, 3
+"""What a place on top of another landslide costs, in units of the law's logarithm, and how often all move."""
+STEP_PX = 2.0**-10
+"""Of the corners of outlines: 3 mm."""
 POINTS = 36
 """Points along one path; a small landslide has them closer."""
 SOURCE_SHARE = 0.6
@@ -78,13 +88,14 @@ def make_landslides(
     map_km2 = (terrain.size_px * PIXEL_M / 1000) ** 2
     count = max(1, round(density_per_km2 * map_km2))
     areas_m2 = draw_areas_m2(rng, count, greatest_m2=min(GREATEST_AREA_M2, 0.02 * map_km2 * 1e6))
-    heads = _draw_heads(rng, terrain, count)
+    heads = _draw_heads(rng, terrain, PLACES * count).reshape(2, PLACES, count)
     if again is not None:
         again = again[:, :count]
-        heads[:, : again.shape[1]] = again
-    ratio = np.clip(np.exp(rng.normal(np.log(1.8), 0.4, count)), 1.1, 3.5)
+        heads[:, :, : again.shape[1]] = again[:, None]
+    ratio = np.clip(np.exp(rng.normal(np.log(2.25), 0.4, count)), 1.2, 4.5)
     length_m = np.sqrt(1.35 * areas_m2 * ratio)
-    path = _trace(rng, terrain, heads, length_m)
+    path = _trace(rng, terrain, heads.reshape(2, -1), np.tile(length_m, PLACES))
+    path = _choose_places(rng, terrain, path.reshape(POINTS, 2, PLACES, count))
     return _outline(rng, terrain, path, areas_m2)
 
 
@@ -153,9 +164,26 @@ def _trace(rng: np.random.Generator, terrain: Terrain, heads: Positions, length_
         direction = 0.7 * direction + 0.3 * downhill + 0.06 * rng.standard_normal(heads.shape)
         direction /= np.maximum(np.hypot(*direction), 1e-6)
         fall = -(direction * gradient).sum(axis=0)
-        position = position + direction * step_px * np.clip(fall / 0.15, 0.1, 1)
+        position = position + direction * step_px * np.clip(fall / 0.05, 0.2, 1)
         path.append(position)
     return np.asarray(ndimage.gaussian_filter1d(np.stack(path), 1.2, axis=0, mode="nearest"))
+
+
+def _choose_places(rng: np.random.Generator, terrain: Terrain, paths: Positions) -> Positions:
+    """Of the paths (POINTS, 2, place, n) of each landslide, one near the law of reach and off the others'."""
+    count = paths.shape[-1]
+    length_px = np.hypot(*np.diff(paths, axis=0).transpose(1, 0, 2, 3)).sum(axis=0)
+    drop_m = _height_m(terrain, paths[0]) - _height_m(terrain, paths[-1])
+    excess = np.log(PIXEL_M * length_px / (REACH_M * np.maximum(drop_m, 1) ** REACH_POWER))
+    misfit = np.abs(excess - rng.normal(0, REACH_SD, count))
+    middles = paths[POINTS // 2].transpose(1, 2, 0)  # (place, n, 2)
+    every, crowded = np.arange(count), np.zeros_like(misfit)
+    for _ in range(CROWDED_ROUNDS):
+        chosen = (misfit + crowded).argmin(axis=0)
+        gap_px, nearest = cKDTree(middles[chosen, every]).query(middles, k=2)
+        other = np.where(nearest[..., 0] == every, gap_px[..., 1], gap_px[..., 0])
+        crowded = np.maximum(crowded, CROWDED * np.clip(1 - other / np.maximum(length_px, 1), 0, 1))
+    return paths[:, :, (misfit + crowded).argmin(axis=0), every]
 
 
 def _outline(rng: np.random.Generator, terrain: Terrain, path: Positions, areas_m2: Positions) -> Landslides:
@@ -175,11 +203,17 @@ def _outline(rng: np.random.Generator, terrain: Terrain, path: Positions, areas_
     kept = shapely.area(bodies) * PIXEL_M**2 >= LEAST_AREA_M2
     start = round(SOURCE_SHARE * POINTS)
     tail = _Strand(trunk.member, path[start:], trunk.left[start:], trunk.right[start:])
-    return Landslides(bodies[kept], _ribbons(tail, 1.1 * width_px)[kept], path[0][:, kept])
+    runouts = _ribbons(tail, 1.1 * width_px)
+    return Landslides(_snap(bodies[kept]), _snap(runouts[kept]), path[0][:, kept])
+
+
+def _snap(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Shapes on a grid that metres of a zone hold exactly: rounding them can make two edges cross."""
+    return _largest_parts(shapely.set_precision(shapes, STEP_PX))
 
 
 def _height_m(terrain: Terrain, position: Positions) -> Positions:
-    """Elevation at pixel positions (2, n), metres."""
+    """Elevation at pixel positions (2, ...), metres."""
     cell = terrain.to_cell(position[0], position[1])
     return np.asarray(ndimage.map_coordinates(terrain.coarse_elevation_m, cell, order=1, mode="nearest"))
 
@@ -204,7 +238,7 @@ def _half_widths(rng: np.random.Generator, count: int) -> tuple[Positions, Posit
     narrowing = rng.uniform(-0.25, 0.65, count) * _smoothstep((t - 0.35) / 0.45)
     profile = 0.5 * crown * toe * (1 - narrowing)
     flanks = ndimage.gaussian_filter1d(rng.standard_normal((2, POINTS, count)), 1.5, axis=1)
-    uneven = np.exp(0.5 * flanks)
+    uneven = np.exp(0.35 * flanks)
     return profile * uneven[0], profile * uneven[1]
 
 

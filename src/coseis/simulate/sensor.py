@@ -17,7 +17,7 @@ from coseis.simulate.terrain import FloatArray, interpolate, smooth_noise
 Shift = tuple[float, float]
 """Pixels down and right."""
 POINT_SPREAD_PX = 0.7
-NOISE_SD = 0.0028
+NOISE_SD = 0.0016
 BAND_MISFIT_PX = (0.2, 0.5)
 RELIEF_SHARE = 1 / 1.5
 """Shift at the highest and lowest ground for each pixel of scene error: 1 px where scenes err by 1.5 px."""

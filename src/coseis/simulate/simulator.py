@@ -50,7 +50,7 @@ SUN_ELEVATION_DEG: dict[tuple[Phase, Season], tuple[float, float]] = {
     ("pre", "summer"): (44.0, 55.0),
     ("pre", "leaf-off"): (40.0, 50.0),
     ("pre", "snow"): (30.0, 38.0),
-    ("post", "summer"): (33.0, 44.0),
+    ("post", "summer"): (30.0, 37.0),
 }
 SUN_AZIMUTH_DEG, AZIMUTH_SPREAD_DEG = 140.0, 15.0
 """The phases differ by up to twice the spread."""
