@@ -101,7 +101,7 @@ class NetworkRung:
             "config": self.config.model_dump(mode="json"),
             "fine_tune": self.fine_tune.model_dump(mode="json") if self.fine_tune else None,
             "flips": self.flips,
-            "card": self.card(()).model_dump(mode="json"),
+            "card": _dump_card(self.card(())),
             "shares": SHARES,
             "threshold": "0.5 after a fine-tune",
         }
@@ -157,7 +157,7 @@ class NetworkRung:
         config = config.model_copy(update={"seed": seed})
         question = {
             "config": config.model_dump(mode="json"),
-            "card": (start.card if isinstance(start, Model) else start).model_dump(mode="json"),
+            "card": _dump_card(start.card if isinstance(start, Model) else start),
             "start": start.digest if isinstance(start, Model) else None,
             "patches": _digest(patches),
             "shares": SHARES,
@@ -211,6 +211,11 @@ def balance(patches: Sequence[Patch], shares: Mapping[str, float] = SHARES) -> l
 def set_of(patch: Patch) -> str:
     """The set that a patch belongs to: what stands before the first hyphen of its group."""
     return patch.group.partition("-")[0]
+
+
+def _dump_card(card: ModelCard) -> dict[str, Any]:
+    """What of a card decides a training: thresholds that came to cards later would make all results old."""
+    return card.model_dump(mode="json", exclude={"high_precision", "high_recall"})
 
 
 def _training_seconds(model: Model) -> float:

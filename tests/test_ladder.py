@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,13 @@ from coseis.errors import UsageError
 from coseis.evaluation import assess_patch
 from coseis.training.patches import Patch
 from coseis.types import LABEL_IGNORE
-from ladder import main
+from ladder import RUNGS, main
 from ladder_report import BEGIN, END, collect_runs, compare, measure, write_report
 from ladder_results import PatchCounts, read_result
 from ladder_splits import Splits, TrainingPart, load_splits, read_groups
 from rungs import BoostedTrees, Fitted, RatioRule, f1_by_threshold, pixel_features
+
+KEPT = Path(__file__).parents[1] / "benchmarks" / "results" / "ladder"
 
 FROZEN = Path(__file__).parents[1] / "benchmarks" / "splits.yaml"
 TREES = BoostedTrees(sigmas_px=(1, 2), training_px=3000, iterations=6, step=3, leaves=7)
@@ -305,3 +308,11 @@ def test_strata_name_the_ground(made):
     tile, block = (part_of(made, group).patches[0] for group in ("tiles-1-2", "hrgldd-3"))
     assert (splits.stratum_of(tile), splits.stratum_of(block)) == ("dense", "hrgldd-3")
     assert splits.stratum_of(Patch(tile.image, tile.mask, tile.group, tile.percentiles, "77")) == "tiles-1-2"
+
+
+def test_kept_results_are_of_todays_settings():
+    """Else the command would run them all again, hours of training, and the tables would lose their rows."""
+    kept = [read_result(path) for path in sorted(KEPT.glob("*.json"))]
+    settings = {rung.name: json.loads(json.dumps(rung.settings)) for rung in RUNGS}
+    assert {result.rung for result in kept} == settings.keys()
+    assert [(result.rung, result.split) for result in kept if result.settings != settings[result.rung]] == []
