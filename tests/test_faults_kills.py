@@ -38,6 +38,8 @@ SEEDS = range(20)
 CHUNKS, CHUNK_PX = 25, 112
 PAUSE_S = 0.05
 """Each prediction of a worker: 25 chunks of two phases on four threads take a second."""
+AMPLE_KIB = 40_000
+"""A disk that holds every run of this file."""
 HERE = Path(__file__).parent
 DEADLY = "2_3"
 NEIGHBOURS = ("--no-nanny", "--preload", HERE / "deadly_chunk.py")
@@ -478,47 +480,64 @@ def test_two_runs_of_one_identity_at_once(scene, cluster, published, tmp_path):
 # Disk full
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of so many KiB that can be made larger."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def mount_disk(tmp_path_factory):
+    """Makes file systems of so many KiB that can be made larger."""
+    mounted = []
 
-    def size(kib: int, *, remount: bool = False) -> Path:
-        options = f"{'remount,' if remount else ''}size={kib}k"
+    def mount(kib: int, folder: Path | None = None) -> Path:
+        options = f"{'remount,' if folder else ''}size={kib}k"
+        at = folder or tmp_path_factory.mktemp("disk")
         made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", options, "none", str(at)], capture_output=True, text=True
         )
         if made.returncode:
             reason = f"a small disk cannot be mounted ({made.stderr.strip()})"
             pytest.fail(reason) if os.environ.get("CI") and os.geteuid() == 0 else pytest.skip(reason)
-        return folder
+        mounted.append(at)
+        return at
 
-    yield size
-    if os.path.ismount(folder):
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+    yield mount
+    for at in set(mounted):
+        subprocess.run(["umount", "-l", str(at)], check=True)
 
 
-@pytest.mark.parametrize("kib", [1500, 4300, 4900])
-def test_the_disk_is_full_while_predicting(scene, cluster, equal, small_disk, tmp_path, kib):
-    out = small_disk(kib) / "run"
+def used_kib(disk: Path) -> int:
+    return shutil.disk_usage(disk).used // 1024
+
+
+@pytest.fixture(scope="module")
+def predicted_kib(scene, cluster, mount_disk):
+    """What a run that was predicted holds on such a disk."""
+    disk = mount_disk(AMPLE_KIB)
+    run = scene.predict(disk / "run", cluster)
+    assert run.wait() == 0, run.said()
+    print("PRED", used_kib(disk))
+    return used_kib(disk)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.85, 0.97])
+def test_the_disk_is_full_while_predicting(scene, cluster, equal, mount_disk, predicted_kib, tmp_path, share):
+    disk = mount_disk(int(share * predicted_kib))
+    out = disk / "run"
     run = scene.predict(out, cluster)
     assert run.wait() in (3, 42), run.said()
     assert "No space left on device" in run.said()
     assert "Traceback" not in run.said()
     if run.wait() == 42:
         assert len(run.said().splitlines()) == 1
-    small_disk(40_000, remount=True)
+    mount_disk(AMPLE_KIB, disk)
     goes_on(scene, out, cluster)
     equal(Path(shutil.copytree(out, tmp_path / "copy")))
     note_fault("disk", "full while predicting", Outcome.EQUAL)
 
 
-def test_the_disk_is_full_while_publishing(scene, cluster, published, small_disk):
-    out = small_disk(7000) / "run"
+def test_the_disk_is_full_while_publishing(scene, cluster, published, mount_disk, predicted_kib):
+    disk = mount_disk(int(1.3 * predicted_kib))
+    out = disk / "run"
     run = scene.map(out, cluster)
     ends_with(run, 42, "No space left on device")
-    small_disk(40_000, remount=True)
+    mount_disk(AMPLE_KIB, disk)
     again = scene.map(out, cluster, "--resume")
     assert again.wait() == 0, again.said()
     published(out)
