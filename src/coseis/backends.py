@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from coseis.allocator import keep_freed_memory
 from coseis.errors import UsageError
 from coseis.model import Precision
 
@@ -95,6 +96,7 @@ def _load_keras() -> Backend:
             f"that is: {', '.join(name for name in BACKENDS if find_spec(name))}"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keep_freed_memory()
     with _silenced():
         import keras
     # Without the variable Keras asks its own settings file, which may name another one.

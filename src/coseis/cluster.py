@@ -36,11 +36,11 @@ LOCAL_WORKERS = UNPROFILED | {
     "distributed.scheduler.allowed-failures": 1,
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 27,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 2,
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
 }
 """Local workers are silent as their client is, and glibc keeps 128 MiB of freed memory and uses it again.
 Dask's own setting gives 64 KiB and more back to the system at once: half the time of a training batch went
-into page faults. Two arenas for all threads, because what one arena keeps no thread of another can use:
+into page faults. One arena for all threads, because what one arena keeps no thread of another can use:
 memory stays flat."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from distributed import Client
 
+from coseis.allocator import keep_freed_memory
 from coseis.backends import keras_backend, probe_device
 from coseis.card import ModelCard
 from coseis.errors import CoseisError, InputRefusedError, UsageError
@@ -264,7 +265,9 @@ class _Loop:
         # There is nothing to tune, and the end would wait for up to 10 s until the tuner wakes.
         options.autotune.enabled = False
         dataset = dataset.prefetch(PREFETCH).with_options(options)
-        return iter(self.strategy.experimental_distribute_dataset(dataset))
+        batches = iter(self.strategy.experimental_distribute_dataset(dataset))
+        keep_freed_memory()
+        return batches
 
     def _next_of(self, batches: Iterator[Any]) -> Any:
         """The next batch; errors of the feed go round TensorFlow, which makes its own of them all."""

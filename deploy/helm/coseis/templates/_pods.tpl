@@ -72,7 +72,7 @@ affinity:
 # No credentials of the node, also where the network would let a pod ask for them.
 - {name: AWS_EC2_METADATA_DISABLED, value: "true"}
 # glibc keeps freed memory and uses it again: half the time of a batch went into page faults without this.
-- {name: MALLOC_ARENA_MAX, value: "2"}
+- {name: MALLOC_ARENA_MAX, value: "1"}
 - {name: MALLOC_TRIM_THRESHOLD_, value: "134217728"}
 - {name: MALLOC_MMAP_THRESHOLD_, value: "33554432"}
 {{- range $name, $value := .Values.env }}
