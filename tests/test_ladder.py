@@ -27,7 +27,6 @@ from ladder_splits import Splits, TrainingPart, load_splits, read_groups
 from rungs import BoostedTrees, Fitted, RatioRule, f1_by_threshold, pixel_features
 
 KEPT = Path(__file__).parents[1] / "benchmarks" / "results" / "ladder"
-
 FROZEN = Path(__file__).parents[1] / "benchmarks" / "splits.yaml"
 TREES = BoostedTrees(sigmas_px=(1, 2), training_px=3000, iterations=6, step=3, leaves=7)
 TWICE = {"repeats": 2, "prevalence": 0.4}
