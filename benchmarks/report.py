@@ -214,6 +214,26 @@ def _vectors_plot(axes: Axes, row: Row) -> None:
     axes.legend(fontsize=7)
 
 
+def _training_speed_table(row: Row) -> str:
+    columns = {
+        "keras_mpx_s": "Keras, Mpx/s", "coseis_mpx_s": "coseis, Mpx/s", "ratio": "ratio",
+        "waiting_share": "share of time waiting for patches",
+    }  # fmt: skip
+    rounds = ", ".join(f"{ratio:.3g}" for ratio in row["ratios"])
+    about = (
+        f"{row['filters']} filters, {row['batch']} windows of {row['window_px']} px a step, {row['steps']} "
+        f"steps a round, patches made by {row['workers']} worker process. Ratios of the rounds: {rounds}."
+    )
+    return f"{about}\n\n{_table([row], columns)}"
+
+
+def _training_speed_plot(axes: Axes, row: Row) -> None:
+    for name in ("keras", "coseis"):
+        axes.plot(range(1, len(row["ratios"]) + 1), row[f"{name}_s"], "o-", label=name)
+    axes.set(xlabel="round", ylabel=f"s for {row['steps']} steps", ylim=(0, None), title="Training")
+    axes.legend(fontsize=7)
+
+
 BENCHMARKS: dict[str, tuple[Callable[[Row], str], Callable[[Axes, Row], None]]] = {
     "kernel": (_kernel_table, _kernel_plot),
     "pipeline": (_pipeline_table, _pipeline_plot),
@@ -222,6 +242,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Row], str], Callable[[Axes, Row], None]]] 
     "workers": (_workers_table, _workers_plot),
     "throughput_per_gpu": (_throughput_table, _throughput_plot),
     "vectors": (_vectors_table, _vectors_plot),
+    "training_speed": (_training_speed_table, _training_speed_plot),
 }
 
 if __name__ == "__main__":

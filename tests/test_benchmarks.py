@@ -10,6 +10,7 @@ import growth
 import pipeline
 import report
 import throughput_per_gpu
+import training_speed
 import vectors
 import workers
 
@@ -57,6 +58,14 @@ def test_throughput_tries_all_combinations(capsys: pytest.CaptureFixture[str]) -
         assert 0 < one["network_share"] <= 1
         assert one["km2_per_s"] == pytest.approx(9 * one["mpx_per_s"], abs=0.01)
         assert (one["gpu_share"] is None) == (row["gpus"] == 0)
+
+
+def test_training_speed_counts_rounds_and_pixels(capsys: pytest.CaptureFixture[str]) -> None:
+    training_speed.main(["--quick"])
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(row["ratios"]) == len(row["keras_s"]) == 1
+    assert row["coseis_mpx_s"] > 0
+    assert 0 <= row["waiting_share"] < 1
 
 
 def test_a_report_has_a_table_and_a_plot_of_what_was_measured(
