@@ -29,6 +29,7 @@ import numpy.typing as npt
 import rasterio
 import shapely
 
+from coseis import backends
 from coseis.card import ModelCard
 from coseis.features import normalize_intensity
 from coseis.model import load_model
@@ -113,6 +114,7 @@ def map_by_hand(folder: Path, number: int) -> dict[str, float]:
     import dask.array as da
     import stackstac
 
+    _leave_memory_alone()
     path = folder / "region" / "post.tif"
     model = load_model()
     network = model.network("float32")
@@ -158,6 +160,11 @@ def map_by_hand(folder: Path, number: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started}
 
 
+def _leave_memory_alone() -> None:
+    """What coseis tells the C library when it loads a network is not told in pipelines of others."""
+    backends.keep_freed_memory = lambda: False
+
+
 def map_with_monai(folder: Path, number: int) -> dict[str, float]:
     """MONAI's sliding window in PyTorch."""
     import torch
@@ -166,6 +173,7 @@ def map_with_monai(folder: Path, number: int) -> dict[str, float]:
 
     from torch_unet import load_torch_unet
 
+    _leave_memory_alone()
     path = folder / "region" / "post.tif"
     model = load_model()
     statistics = _percentiles(path)
