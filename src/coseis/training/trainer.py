@@ -265,7 +265,7 @@ class _Loop:
         # There is nothing to tune, and the end would wait for up to 10 s until the tuner wakes.
         options.autotune.enabled = False
         dataset = dataset.prefetch(PREFETCH).with_options(options)
-        batches = iter(self.strategy.experimental_distribute_dataset(dataset))
+        batches: Iterator[Any] = iter(self.strategy.experimental_distribute_dataset(dataset))
         keep_freed_memory()
         return batches
 
