@@ -91,7 +91,7 @@ def a_report(plan, polygons, **changes):
     return RunReport(**(values | changes))
 
 
-def a_picture(width=1664, height=1664):
-    png = BytesIO()
-    Image.new("RGB", (width, height), (40, 80, 40)).save(png, "PNG")
-    return png.getvalue()
+def a_picture(width=1664, height=1664, form="WEBP"):
+    file = BytesIO()
+    Image.new("RGB", (width, height), (40, 80, 40)).save(file, form)
+    return file.getvalue()

@@ -27,7 +27,7 @@ HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
 def draw(report, plan, polygons, picture=None, figure=None):
     made = draw_situation(
-        report, plan, polygons, picture=picture or a_picture(), figure=figure or a_picture(*FIGURE_PX)
+        report, plan, polygons, picture=picture or a_picture(), figure=figure or a_picture(*FIGURE_PX, "PNG")
     )
     return made.decode()
 

@@ -128,7 +128,7 @@ def write_run(folder, *, change=False, pixels=True):
     put_object(store, FIGURE, figure, media_type="image/png")
     plan, polygons = a_plan(), some_polygons()
     page = draw_situation(
-        a_report(plan, polygons), plan, polygons, picture=a_picture(90, 60), figure=a_picture(99, 48)
+        a_report(plan, polygons), plan, polygons, picture=a_picture(90, 60), figure=a_picture(99, 48, "PNG")
     )
     put_object(store, SITUATION, page, media_type="text/html")
     return folder

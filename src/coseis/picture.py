@@ -1,17 +1,15 @@
-"""The scene in colour, the polygons and the status go in; a PNG picture of the result comes out.
+"""The scene in colour, the polygons and the status go in; a picture of the result comes out.
 
 Matplotlib's objects only, no pyplot: workers and notebooks keep their own figures and backend.
 """
 
 from dataclasses import dataclass, replace
-from io import BytesIO
 
 import geopandas as gpd
 import numpy as np
 import shapely
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
+from coseis.canvas import png_of, webp_of
 from coseis.types import CONTEXT_INCOMPLETE, Status
 
 WIDTH_PX = 1600
@@ -139,7 +138,7 @@ def draw_map(
     _draw_scale_bar(axes, geobox)
     _draw_north(axes, geobox)
     _write_margins(figure, frame, title, entries, attribution)
-    return _png_of(figure)
+    return png_of(figure)
 
 
 def draw_panel(
@@ -162,7 +161,7 @@ def draw_panel(
         numbered: points in any CRS that get the numbers 1, 2, ...
 
     Returns:
-        A PNG, 1664 px wide; narrower for a grid higher than wide.
+        A WebP, 1664 px wide; narrower for a grid higher than wide.
     """
     sides = Frame(1, panel_width=0, panel_height=0, left=36, right=4, top=4, bottom=28)
     frame = _frame(geobox, sides, PANEL_WIDTH_PX, PANEL_MAX_HEIGHT_PX)
@@ -175,7 +174,7 @@ def draw_panel(
     _draw_scale_bar(axes, geobox)
     _draw_north(axes, geobox)
     _draw_numbers(axes, numbered, geobox)
-    return _png_of(figure)
+    return webp_of(figure)
 
 
 def stretch_rgb(reflectance: NDArray[np.floating], *, gamma: float = 0.8) -> NDArray[np.uint8]:
@@ -237,12 +236,6 @@ def _frame(geobox: GeoBox, sides: Frame, width_px: int, max_height_px: int) -> F
         panel_width=max(1, round(panel_width * shrink)),
         panel_height=max(1, round(panel_height * shrink)),
     )
-
-
-def _png_of(figure: Figure) -> bytes:
-    png = BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    return png.getvalue()
 
 
 def _draw_scene(axes: Axes, rgb: NDArray[np.uint8], geobox: GeoBox) -> None:

@@ -37,8 +37,8 @@ def draw_run(
         show_scenes: Whether their pixels may be seen; if not, there is plain ground in their place.
 
     Returns:
-        Two PNGs: beside the scene before the event, where there is one, with a title; and the scene after
-        the event alone, for a page.
+        A PNG, beside the scene before the event, where there is one, with a title; and a WebP of the scene
+        after the event alone, for a page.
     """
     plan = plan.on_one_grid()
     factor = max(1, -(-max(plan.identity.shape) // PICTURE_PX))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -19,7 +18,6 @@ import geopandas as gpd
 import shapely
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
-from PIL import Image
 
 from coseis.caveats import LEAST_SHARE, area_text, caveats_of, clip, percent, plural
 from coseis.grades import Product
@@ -38,8 +36,6 @@ PARTS = 6
 """Of the bar of what was seen; the smallest are one part together."""
 CREDIT_LETTERS = 180
 """The page is one sheet; item.json has all of it."""
-PICTURE_QUALITY = 85
-"""Of the picture in WebP: 0.4 MB, where the PNG is 3 MB, and pages like this are mailed."""
 KINDS = {
     "new": "new",
     "reactivated": "reactivated",
@@ -97,7 +93,7 @@ def draw_situation(
         report: Of the run; its last product is this one.
         plan: Of the run.
         polygons: Landslides of the event, as `draw.Drawing` describes them.
-        picture: PNG of the map with the numbers of `biggest_landslides`.
+        picture: WebP of the map with the numbers of `biggest_landslides`.
         figure: PNG of the sizes.
     """
     event, product = plan.found.event, report.products[-1]
@@ -125,7 +121,7 @@ def draw_situation(
             if (total := report.changes[kind]).count or kind == "new"
         ],
         "seen": _seen(report),
-        "picture": _data_uri("image/webp", _webp(picture)),
+        "picture": _data_uri("image/webp", picture),
         "figure": _data_uri("image/png", figure),
         "rows": _rows(biggest_landslides(polygons)),
         "settings": _settings(report, plan),
@@ -247,13 +243,6 @@ def _clock(time: datetime) -> str:
 
 def _moment(time: datetime) -> str:
     return f"{_day(time)}, {_clock(time)}"
-
-
-def _webp(png: bytes) -> bytes:
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").save(small, "WEBP", quality=PICTURE_QUALITY)
-    return small.getvalue()
 
 
 def _data_uri(media_type: str, content: bytes) -> str:

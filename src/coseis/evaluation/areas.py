@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from coseis.errors import UsageError
 from coseis.types import Value
@@ -56,7 +56,7 @@ def estimate_areas(
     sampled = counts.sum(axis=1)
     of_row = counts / sampled[:, None]
     joint = share[:, None] * of_row
-    quantile = float(norm.ppf((1 + confidence) / 2))
+    quantile = float(ndtri((1 + confidence) / 2))
 
     spread = of_row * (1 - of_row) / (sampled - 1)[:, None]
     area_error = quantile * np.sqrt((share[:, None] ** 2 * spread).sum(axis=0))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from math import ceil, sqrt
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as Swatch
 
+from coseis.canvas import png_of
 from coseis.evaluation.outcomes import Outcome
 
 UintArray = npt.NDArray[np.uint8]
@@ -90,9 +89,7 @@ def draw_outcomes(panels: Sequence[Panel], *, title: str) -> bytes:
         loc="lower left", bbox_to_anchor=(0.15 / WIDTH_IN, 0.12 / figure.get_figheight()), borderaxespad=0,
         ncols=len(COLOURS), frameon=False, fontsize=8,
     )  # fmt: skip
-    png = BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    return png.getvalue()
+    return png_of(figure)
 
 
 def _marked(panel: Panel) -> UintArray:

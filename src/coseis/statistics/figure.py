@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
+from math import ceil
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from coseis.canvas import png_of
 from coseis.statistics.areas import AreaSample, FloatArray
 from coseis.statistics.fit import SizeFit, sample_laws
 from coseis.statistics.size_law import MALAMUD, SizeLaw
@@ -22,6 +22,8 @@ BINS_A_DECADE = 6
 POINTS = 300
 LABEL_IN = 4.5
 """Width of the longest label of the legend, inches."""
+ROW_IN = 0.19
+"""Height of a row of the legend."""
 LAWS = 200
 """Drawn for a band."""
 
@@ -42,7 +44,9 @@ def draw_sizes(
     Returns:
         A PNG of 150 px an inch, 1650 px wide by default.
     """
-    figure = Figure(figsize=size_in, dpi=150, facecolor="white", layout="constrained")
+    width_in, height_in = size_in
+    legend_in = 0.0
+    figure = Figure(figsize=size_in, dpi=150, facecolor="white")
     density, larger = figure.subplots(1, 2)
     heights: list[FloatArray] = []
     drawn = {name: pair for name, pair in series.items() if pair[0].count}
@@ -63,13 +67,22 @@ def draw_sizes(
         axes.spines[["top", "right"]].set_visible(False)
     if drawn:
         # Below both panels: the words of a fit are wider than a panel of a small figure.
-        columns = max(1, int(size_in[0] // LABEL_IN))
-        figure.legend(frameon=False, fontsize=8.5, loc="outside lower left", ncols=columns)
+        columns = max(1, int(width_in // LABEL_IN))
+        legend = figure.legend(
+            frameon=False, fontsize=8.5, loc="lower left", ncols=columns, borderaxespad=0.3
+        )
+        legend_in = ROW_IN * ceil(len(legend.get_texts()) / columns)
     if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    png = BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    return png.getvalue()
+        figure.text(0.1 / width_in, 1 - 0.1 / height_in, title, fontsize=11, va="top")
+    # By hand, in inches: a layout that matplotlib finds by itself costs as long as all the drawing.
+    figure.subplots_adjust(
+        left=0.7 / width_in,
+        right=1 - 0.1 / width_in,
+        bottom=(0.6 + legend_in) / height_in,
+        top=1 - (0.4 if title else 0.12) / height_in,
+        wspace=1.6 / width_in,
+    )
+    return png_of(figure)
 
 
 def _draw_density(axes: Axes, sample: AreaSample, fit: SizeFit | None, name: str, colour: str) -> FloatArray:

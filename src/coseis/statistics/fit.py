@@ -14,8 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import digamma, gammaln
-from scipy.stats import chi2
+from scipy.special import chdtri, digamma, gammaln
 
 from coseis.errors import UsageError
 from coseis.statistics.areas import AreaSample, FloatArray, Interval, scaled
@@ -82,7 +81,7 @@ def fit_size_law(sample: AreaSample, *, confidence: float = 0.95) -> SizeFit:
     law, log_likelihood = likeliest_law(sample)
     unit_sample, unit = scaled(sample)
     best = _to_unit(law, unit)
-    target = _log_likelihood(unit_sample, *best)[0] - chi2.ppf(confidence, 1) / 2
+    target = _log_likelihood(unit_sample, *best)[0] - chdtri(1, 1 - confidence) / 2
     rho = _interval(lambda value: _profile_rho(unit_sample, value, best), best[0], target)
     # If the data show the tail alone, the likeliest rollover may lie where no area can be: it is sought
     # above.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from coseis.statistics.areas import AreaSample, Interval
 from coseis.statistics.size_law import MALAMUD
@@ -54,7 +54,7 @@ def measure_magnitude(sample: AreaSample, *, confidence: float = 0.95) -> Magnit
 def _tail_magnitude(count: int, tail_m2: float, confidence: float) -> Interval:
     share = float(MALAMUD.survival(np.array(tail_m2)))
     # Garwood's exact interval of a Poisson count.
-    low = chi2.ppf((1 - confidence) / 2, 2 * count) / 2
-    high = chi2.ppf((1 + confidence) / 2, 2 * count + 2) / 2
+    low = chdtri(2 * count, (1 + confidence) / 2) / 2
+    high = chdtri(2 * count + 2, (1 - confidence) / 2) / 2
     value, low, high = (float(np.log10(number / share)) for number in (count, low, high))
     return Interval(value=value, low=low, high=high, confidence=confidence)

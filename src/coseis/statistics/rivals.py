@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.stats import norm
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from coseis.statistics.areas import AreaSample, FloatArray, Interval
 from coseis.statistics.fit import LEAST_COUNT
@@ -27,13 +27,14 @@ class Lognormal(Value):
     def log_density(self, area_m2: FloatArray) -> FloatArray:
         """Logarithm of the density, 1/m2, in the shape of the areas."""
         log = np.log(area_m2)
-        density: FloatArray = norm.logpdf(log, self.mu, self.sigma) - log
+        z = (log - self.mu) / self.sigma
+        density: FloatArray = -(z**2) / 2 - np.log(self.sigma * np.sqrt(2 * np.pi)) - log
         return density
 
     def log_survival(self, area_m2: FloatArray) -> FloatArray:
         """Logarithm of the share of landslides that are larger, in the shape of the areas."""
         with np.errstate(divide="ignore"):
-            survival: FloatArray = norm.logsf(np.log(area_m2), self.mu, self.sigma)
+            survival: FloatArray = log_ndtr((self.mu - np.log(area_m2)) / self.sigma)
         return survival
 
 
@@ -81,7 +82,7 @@ def compare_lognormal(sample: AreaSample, law: SizeLaw) -> LikelihoodRatio:
     spread = float(np.sqrt((weight * (difference - total / count) ** 2).sum()))
     corrected = total - np.log(count) / 2
     z = corrected / spread if spread > 0 else 0.0
-    p_value = float(2 * norm.sf(abs(z)))
+    p_value = float(2 * ndtr(-abs(z)))
     better = "neither" if p_value > SURE else "inverse gamma" if z > 0 else "lognormal"
     return LikelihoodRatio(lognormal=lognormal, log_ratio=total, z=float(z), p_value=p_value, better=better)
 
@@ -117,7 +118,7 @@ def fit_power_tail(sample: AreaSample, *, confidence: float = 0.95) -> PowerTail
     firsts = np.unique(np.searchsorted(areas, areas[tops]))
     _, first, exponent = min(_tail_at(areas, int(first)) for first in firsts)
     count = areas.size - first
-    reach = float(norm.ppf((1 + confidence) / 2)) * (exponent - 1) / np.sqrt(count)
+    reach = float(ndtri((1 + confidence) / 2)) * (exponent - 1) / np.sqrt(count)
     return PowerTail(
         least_m2=float(areas[first]),
         count=int(count),
