@@ -24,22 +24,22 @@ def test_exit_codes_are_all_there():
 
 
 def test_capacity_follows_from_what_was_measured():
+    words = " ".join(TEXT.split())
     measured = json.loads((RESULTS / "pipeline.json").read_text())
     height, width = measured["shape"]
     ours = measured["contenders"]["coseis"]
-    assert f"Measured: {ours['mpx_per_s']:.2f} Mpx/s" in TEXT
-    assert f"{height * width / 1e6:.1f} Mpx in {ours['seconds']:.1f} s" in TEXT
+    assert f"Measured: {ours['mpx_per_s']:.2f} Mpx/s" in words
+    assert f"{height * width / 1e6:.1f} Mpx in {ours['seconds']:.1f} s" in words
     phase_mpx = 10_000 * 1e6 / 3**2 / 1e6
-    assert f"are {phase_mpx:,.0f} Mpx a phase, {2 * phase_mpx:,.0f} in both" in TEXT
-    assert f"that is {2 * phase_mpx / 600:.1f} Mpx/s in all" in TEXT
+    assert f"are {phase_mpx:,.0f} Mpx a phase, {2 * phase_mpx:,.0f} in both" in words
+    assert f"that is {2 * phase_mpx / 600:.1f} Mpx/s in all" in words
     seconds = 2 * phase_mpx / ours["mpx_per_s"]
-    assert re.search(rf"two cores need {seconds:,.0f} s, and 600 s\s+need ", TEXT)
     workers = json.loads((RESULTS / "workers.json").read_text())
     efficiency = {row["workers"]: row["efficiency"] for row in workers["sleeping"]}
-    assert ", ".join(f"{efficiency[count]} for {count}" for count in (4, 16, 64)) in TEXT
-    workers_needed = math.ceil(seconds / 600 / efficiency[4])
-    assert f"need {seconds / 600:.1f} such workers: {workers_needed}, if e is {efficiency[4]}" in TEXT
-    assert f"at {workers['gpu_mpx_per_s']:g} Mpx/s each and chunks of {workers['chunk_px']} px" in TEXT
+    assert ", ".join(f"{efficiency[count]} for {count}" for count in (4, 16, 64)) in words
+    assert f"two cores need {seconds:,.0f} s, and 600 s need {seconds / 600:.1f} such workers" in words
+    assert f"such workers: {math.ceil(seconds / 600 / efficiency[4])}, if e is {efficiency[4]}" in words
+    assert f"at {workers['gpu_mpx_per_s']:g} Mpx/s each and chunks of {workers['chunk_px']} px" in words
 
 
 def test_the_run_is_one_that_the_chart_takes(tmp_path):
