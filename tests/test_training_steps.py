@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,14 @@ from coseis.model import build_unet
 from coseis.training.augment import make_batch
 from coseis.training.draws import DrawTable
 from coseis.training.settings import NO_AUGMENTATION, TrainConfig
-from coseis.training.steps import FINAL_RATE, make_measure, make_optimizer, make_strategy, make_train_step
+from coseis.training.steps import (
+    FINAL_RATE,
+    make_measure,
+    make_optimizer,
+    make_strategy,
+    make_train_step,
+    rate_at,
+)
 from making import a_card, a_patch
 
 CONFIG = TrainConfig(
@@ -96,14 +102,9 @@ def test_without_a_gpu_one_processor_is_the_default(monkeypatch: pytest.MonkeyPa
     assert make_strategy(CONFIG.model_copy(update={"devices": 0})).num_replicas_in_sync == 1
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_the_rate_rises_and_falls_along_a_cosine(name: Any) -> None:
-    config = CONFIG.model_copy(update={"epochs": 10, "patches_per_epoch": 80, "optimizer": name})
-    optimizer = make_optimizer(config)
-    rates = []
-    for step in range(201):
-        optimizer.iterations.assign(step)
-        rates.append(float(optimizer.learning_rate))
+def test_the_rate_rises_and_falls_along_a_cosine() -> None:
+    config = CONFIG.model_copy(update={"epochs": 10, "patches_per_epoch": 80})
+    rates = [rate_at(step, config) for step in range(201)]
     # 200 steps: 10 to warm up, then half a cosine.
     np.testing.assert_allclose(rates[:11], np.linspace(0, 1e-3, 11), atol=1e-9)
     phase = np.pi * np.arange(191) / 190

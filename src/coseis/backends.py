@@ -177,7 +177,10 @@ def _tensorflow_network(network: "keras.Model", shape: tuple[int, int, int, int]
     import tensorflow as tf
 
     signature = [tf.TensorSpec(shape, tf.float32)]
-    function = tf.function(lambda windows: network(windows, training=False), input_signature=signature)
+    # There is no Python in a network for AutoGraph to translate: looking for some takes half the time.
+    function = tf.function(
+        lambda windows: network(windows, training=False), input_signature=signature, autograph=False
+    )
     return DeviceNetwork(put=tf.constant, run=function, get=lambda tensor: tensor.numpy())
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from coseis.errors import UsageError
 from coseis.training.losses import count_batch, segmentation_loss
@@ -48,22 +51,27 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
 
 
 def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    """AdamW, or SGD with momentum as the paper; both with a warm-up and a cosine."""
+    """AdamW, or SGD with momentum as the paper; `make_train_step` sets the rate of each step."""
     import keras
 
-    steps = config.epochs * config.steps_per_epoch
-    warm_up = round(WARM_UP * steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warm_up else config.learning_rate,
-        max(1, steps - warm_up),
-        alpha=FINAL_RATE,
-        warmup_target=config.learning_rate if warm_up else None,
-        warmup_steps=warm_up,
-    )
+    rate = config.learning_rate
     average = {"use_ema": config.average > 0, "ema_momentum": config.average or 0.99}
     if config.optimizer == "sgd":
-        return keras.optimizers.SGD(schedule, momentum=SGD_MOMENTUM, **average)
-    return keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, **average)
+        return keras.optimizers.SGD(rate, momentum=SGD_MOMENTUM, **average)
+    return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **average)
+
+
+def rate_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of a step, from 0 on: a straight warm-up, then half a cosine.
+
+    Reference: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts.
+    """
+    steps = config.epochs * config.steps_per_epoch
+    warm_up = round(WARM_UP * steps)
+    if step < warm_up:
+        return config.learning_rate * step / warm_up
+    phase = math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))
+    return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(phase)) / 2)
 
 
 def make_train_step(
@@ -99,8 +107,15 @@ def make_train_step(
         total = tf.distribute.ReduceOp.SUM
         return strategy.reduce(total, loss, axis=None), strategy.reduce(total, counts, axis=None)
 
-    compiled: TrainStep = tf.function(train_step, reduce_retracing=True)
-    return compiled
+    compiled = tf.function(train_step, reduce_retracing=True, autograph=False)
+
+    def step(batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        # A schedule of Keras's is asked by every variable: 46 conditionals in the graph of a U-Net.
+        optimizer.learning_rate = rate_at(int(np.asarray(optimizer.iterations)), config)
+        loss, counts = compiled(batch)
+        return loss, counts
+
+    return step
 
 
 def make_measure(network: keras.Model, config: TrainConfig) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
@@ -114,7 +129,9 @@ def make_measure(network: keras.Model, config: TrainConfig) -> Callable[..., tup
         loss = segmentation_loss(classes, membership, weight, probability, config)
         return loss, count_batch(classes, membership, weight, probability)
 
-    compiled: Callable[..., tuple[tf.Tensor, tf.Tensor]] = tf.function(measure, reduce_retracing=True)
+    compiled: Callable[..., tuple[tf.Tensor, tf.Tensor]] = tf.function(
+        measure, reduce_retracing=True, autograph=False
+    )
     return compiled
 
 
@@ -131,6 +148,6 @@ def compiled_network(network: Callable[..., Any]) -> Callable[[Any], Any]:
         return lambda windows: network(windows, training=False)
     shape = tf.TensorSpec((None, None, None, network.input_shape[-1]), tf.float32)
     compiled: Callable[[Any], Any] = tf.function(
-        lambda windows: network(windows, training=False), input_signature=[shape]
+        lambda windows: network(windows, training=False), input_signature=[shape], autograph=False
     )
     return compiled
